@@ -1,0 +1,16 @@
+"""The one error that is meant for the person who started the run."""
+
+
+class UserError(Exception):
+    """Bad input: the message is one line that says what was found, where, what was expected and what to do.
+
+    `jaxad.main` prints it without a traceback and exits with status 2.
+    """
+
+
+def did_you_mean(name: str, known) -> str:
+    """" Did you mean 'a' or 'b'?" for the names in `known` closest to `name`; empty where nothing is close."""
+    import difflib
+
+    near = difflib.get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
