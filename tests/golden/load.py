@@ -31,7 +31,7 @@ def folder() -> Path:
 
 
 def cases(method: str, kind: str) -> list:
-    """The paths of all fixtures of one method and kind, as pytest parameters; one skipped parameter when there are none."""
+    """The paths of all fixtures of one method and kind, as pytest parameters; one skipped when there are none."""
     found = [
         pytest.param(path, id=path.relative_to(folder()).with_suffix("").as_posix())
         for path, meta in _metas(folder())
@@ -46,11 +46,10 @@ def _metas(root: Path) -> list[tuple[Path, dict]]:
     """(path, meta) of every fixture below `root`; files without a `meta` entry are something else."""
     found = []
     for path in sorted(root.rglob("*.npz")):
-        try:
-            with np.load(path) as archive:
-                meta = json.loads(str(archive["meta"])) if "meta" in archive.files else {}
-        except (ValueError, OSError, zipfile.BadZipFile):
+        if not zipfile.is_zipfile(path):
             continue
+        with np.load(path) as archive:
+            meta = json.loads(str(archive["meta"])) if "meta" in archive.files else {}
         if {"method", "kind"} <= meta.keys():
             found.append((path, meta))
     return found
@@ -76,7 +75,7 @@ class Made(Mapping):
 
 @dataclass(frozen=True)
 class Case:
-    """One fixture: `meta` as the file holds it, and the file's arrays by their names there (`out/KEY`, `in/NAME`, `sd/KEY`)."""
+    """One fixture: its `meta`, and the file's arrays by their names there (`out/KEY`, `in/NAME`, `sd/KEY`)."""
 
     meta: dict[str, Any]
     arrays: dict[str, np.ndarray]
@@ -213,8 +212,7 @@ def compare(got: np.ndarray, want: np.ndarray, tolerance: dict[str, Any]) -> tup
     )
 
 
-def _per_step(bound: float | list[float], keep, want: np.ndarray):
+def _per_step(bound: float | list[float], keep, want: np.ndarray) -> np.ndarray:
     """A tolerance number as it is; a list holds one for each index of the first axis."""
-    if np.ndim(bound) == 0:
-        return bound
-    return np.asarray(bound)[keep].reshape(-1, *[1] * (want.ndim - 1))
+    numbers = np.asarray(bound)
+    return numbers if numbers.ndim == 0 else numbers[keep].reshape(-1, *[1] * (want.ndim - 1))
