@@ -1,0 +1,52 @@
+"""What every config shares: the data set named after the colon, and the settings that no method knows of."""
+
+from ml_collections import ConfigDict
+
+def base(dataset: str) -> ConfigDict:
+    """The settings around a method; `dataset` is "name" or "name/category" ("magnetic_tile", "elpv/mono", "folder")."""
+    name, _, category = dataset.partition("/")
+    config = ConfigDict()
+    config.seed = 42
+    config.dtype = "float32"  # of the backbone: float32 or bfloat16
+    config.protocol = "one_class"  # one_class: a model a category; multi_class: one for all; zero_shot: no training image
+
+    config.dataset = ConfigDict()
+    config.dataset.name = name
+    config.dataset.category = category or "all"  # one, several separated by commas, or all
+    config.dataset.path = ""  # folder: where the photographs are
+    config.dataset.manual_dir = ""  # other data sets: where the raw files are
+    config.dataset.data_dir = ""  # where prepared data goes; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
+
+    config.input = ConfigDict()
+    config.input.size = (256, 256)  # height, width of what the network sees
+    config.input.geometry = "stretch"  # stretch (ADer), pad (RADL), crop (official PatchCore, SimpleNet)
+    config.input.resize = 256  # crop: length of the shorter side before the crop
+    config.input.interpolation = "bilinear"
+    config.input.mask_interpolation = "nearest"  # or bilinear, as ADer's evaluation
+    config.input.cache_gib = 4.0  # decoded images kept in memory
+
+    config.threshold = ConfigDict()
+    config.threshold.holdout = 0.1  # share of the normal training images kept out of training to set the threshold
+    config.threshold.false_alarm_rate = 0.05  # of normal images
+
+    config.evaluation = ConfigDict()
+    config.evaluation.batch_size = 16
+    config.evaluation.metrics = "exact"  # or ader: the approximations behind MIRAD's tables
+    config.evaluation.every_epochs = 0  # 0: at the end only
+    config.evaluation.published = ""  # table of the published results to set beside, "mirad_table4:patchcore"
+
+    config.features = ConfigDict()
+    config.features.memory_gib = 6.0  # cached features kept in memory; beyond that on disk
+    config.features.disk_gib = 100.0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 500
+    config.checkpoint.keep_last = 2
+    config.checkpoint.keep_best = ""  # a metric's name; needs evaluation.every_epochs
+
+    config.log = ConfigDict()
+    config.log.every_steps = 20
+
+    config.mesh = ConfigDict()
+    config.mesh.model = 1  # devices that share one copy of the parameters; the rest of the devices share the batch
+    return config
