@@ -14,6 +14,7 @@ Variables are a plain nested dict of arrays, one entry a Flax collection: `param
 Design note: `predict` takes the batch, not the images alone, because prompt methods (AdaCLIP, WinCLIP, APRIL-GAN) need the category.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -108,6 +109,11 @@ class Fit:
 Stage = Train | Fit
 
 
+@functools.lru_cache(maxsize=16)
+def _jitted_predict(method: "Method") -> Callable[[Variables, Batch], Prediction]:
+    return jax.jit(method.predict)
+
+
 class Method:
     """What every method offers. A subclass is a frozen dataclass of its settings; all state is in the variables.
 
@@ -138,7 +144,7 @@ class Method:
         The default scores each batch by itself. Methods that score images against each other (MuSc) or normalise over the set
         (CFLOW) override it; `batches` may be iterated several times.
         """
-        predict = jax.jit(self.predict)
+        predict = _jitted_predict(self)
         for batch in batches:
             yield predict(variables, batch)
 

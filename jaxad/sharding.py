@@ -1,0 +1,155 @@
+"""The mesh, where arrays live on it, and the start of many processes: one code path for one CPU, eight GPUs and a TPU pod."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxad.errors import UserError
+
+COORDINATOR, PROCESSES, PROCESS = "JAXAD_COORDINATOR", "JAXAD_PROCESSES", "JAXAD_PROCESS"
+CLUSTER_MARKS = ("SLURM_JOB_ID", "MEGASCALE_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_SIZE")
+
+
+def start_processes(distributed: str = "auto") -> None:
+    """Joins this process to the others of the run; does nothing for a single process.
+
+    With the variables JAXAD_COORDINATOR (host:port), JAXAD_PROCESSES and JAXAD_PROCESS set, these say who takes part (launch/local).
+    Otherwise, under Slurm, GKE, MPI or on a TPU pod of several workers, JAX finds out by itself.
+
+    Args:
+      distributed: "auto"; "on", to let JAX look for a cluster even where no mark of one is seen; or "off".
+
+    Raises:
+      UserError: the variables are incomplete, or no cluster answers.
+    """
+    given = [name for name in (COORDINATOR, PROCESSES, PROCESS) if os.environ.get(name)]
+    if distributed == "off" or (distributed == "auto" and not given and not _in_cluster()):
+        return
+    if 0 < len(given) < 3:
+        raise UserError(f"only {', '.join(given)} is set: a run of many processes needs {COORDINATOR}, {PROCESSES} and {PROCESS}")
+    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        if given:
+            jax.distributed.initialize(os.environ[COORDINATOR], int(os.environ[PROCESSES]), int(os.environ[PROCESS]))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}; --distributed=off runs alone") from error
+
+
+def _in_cluster() -> bool:
+    if os.environ.get("SLURM_JOB_ID") and os.environ.get("SLURM_NTASKS", "1") == "1":
+        return False
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES")
+    return any(os.environ.get(mark) for mark in CLUSTER_MARKS if mark != "TPU_WORKER_HOSTNAMES") or bool(hosts and "," in hosts)
+
+
+def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
+    """Keeps compiled programs between runs, by default in $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxad/xla."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") and directory is None:
+        return
+    path = Path(directory or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxad" / "xla")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("No compilation cache: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices as a ("data", "model") mesh; `model` devices share one copy of the partitioned parameters.
+
+    The axes are Auto: the compiler places intermediate arrays, given where inputs and outputs live.
+
+    Raises:
+      UserError: `model` does not divide the number of devices.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    if model < 1 or len(devices) % model:
+        raise UserError(f"config.mesh.model = {model} does not divide the {len(devices)} devices of this run")
+    shape = (len(devices) // model, model)
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+
+
+def fitting(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> NamedSharding:
+    """`spec` on the mesh, but for axes of the array that its mesh axes do not divide: these are not cut."""
+    kept = []
+    for size, names in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
+        axes = (names,) if isinstance(names, str) else names or ()
+        parts = int(np.prod([mesh.shape[a] for a in axes]))
+        kept.append(names if size % parts == 0 else None)
+    return NamedSharding(mesh, PartitionSpec(*kept))
+
+
+def path_names(tree: Any, prefix: str = "") -> Any:
+    """The tree with every leaf replaced by its path, "params/decoder/kernel"."""
+    name = lambda key: str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+    return jax.tree_util.tree_map_with_path(lambda path, _: "/".join([prefix] * bool(prefix) + [name(k) for k in path]), tree)
+
+
+def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, PartitionSpec]], prefix: str = "") -> Any:
+    """Where every array of the tree lives: by the first rule whose expression is found in its path, else everywhere."""
+
+    def place(path, leaf):
+        spec = next((spec for match, spec in rules if re.search(match, path)), PartitionSpec())
+        return fitting(mesh, spec, np.shape(leaf))
+
+    return jax.tree.map(place, path_names(tree, prefix), tree)
+
+
+def put(tree: Any, where: Any) -> Any:
+    """Host arrays, the same in every process, to the devices of their shardings."""
+
+    def place(leaf, sharding):
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree, where)
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
+    """One batch to the devices: each process gives its part of the rows, or, with `whole`, all of them and every device holds them."""
+    spec = PartitionSpec() if whole else PartitionSpec("data")
+    sharding = NamedSharding(mesh, spec)
+
+    def place(leaf):
+        leaf = np.asarray(leaf)
+        if whole:
+            return put(leaf, sharding)
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(place, dict(batch))
+
+
+def to_host(tree: Any) -> Any:
+    """NumPy copies of the arrays; rows that other processes hold are fetched from them, so every process must call it."""
+
+    def fetch(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        if leaf.is_fully_replicated:
+            return np.asarray(leaf.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(fetch, tree)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
