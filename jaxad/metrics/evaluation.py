@@ -1,0 +1,155 @@
+"""The seven metrics of a test set: image and pixel AUROC, AP and F1max, and AUPRO."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxad.errors import UserError
+from jaxad.metrics import ader
+from jaxad.metrics.ranking import (
+    Ranking,
+    aupro,
+    auroc,
+    average_precision,
+    f1_max,
+    rank_images,
+    rank_pixels,
+    split_pixels,
+)
+from jaxad.metrics.regions import Regions, label_regions
+
+Mode = Literal["exact", "ader", "ader_steps"]
+
+
+def evaluate(
+    maps: Float[np.ndarray, "n h w"],
+    masks: Bool[np.ndarray, "n h w"] | None,
+    scores: Float[np.ndarray, " n"],
+    labels: Bool[np.ndarray, " n"],
+    *,
+    valid: Bool[np.ndarray, "n h w"] | None = None,
+    has_mask: Bool[np.ndarray, " n"] | None = None,
+    mode: Mode = "exact",
+    pooling: int | None = None,
+    regions: Regions | None = None,
+    pixel_ranking: Ranking | None = None,
+    name: str = "test set",
+) -> dict[str, float]:
+    """Evaluates one test set (one category); every value is a fraction in [0, 1].
+
+    Args:
+      maps: anomaly maps, larger = more anomalous, of any range.
+      masks: ground truth at the maps' size, true where anomalous; None where the data set has none.
+      scores: image scores, larger = more anomalous, of any range.
+      labels: true for defective images.
+      valid: false where a pixel is padding; padding never counts.
+      has_mask: false for images whose ground truth is unknown; none of their pixels counts (ADer's modes: see there).
+      mode: "exact": every distinct score is a threshold, ties included; AUPRO up to a false positive rate of 0.3, as MVTec's
+        evaluation. "ader": ADer's evaluator as its benchmark configs set it (`use_adeval=True`, 50 strips), the one behind MIRAD's
+        tables. "ader_steps": ADer's evaluator with `use_adeval=False` (exact P-AUROC and P-AP, AUPRO in 100 steps).
+        As in ADer, these two score an image by the largest value of its map, call it defective where its mask is not empty, treat an
+        image of unknown ground truth as one without defect, and search P-F1max over 21 thresholds. A data set without any mask
+        keeps the given labels.
+      pooling: ADer's modes: score an image by the largest mean over windows of pooling x pooling pixels (16 or 21 for some methods).
+      regions: `label_regions(masks, valid=valid, has_mask=has_mask)`, to label them once for many evaluations.
+      pixel_ranking: mode "exact": `rank_pixels(split_pixels(...))` of the same arguments, where it is there already for the curves.
+      name: the category, for messages.
+
+    Returns:
+      I-AUROC, I-AP, I-F1max, and where any image has a mask P-AUROC, P-AP, P-F1max, AUPRO. What the test set leaves undefined (no normal
+      or no defective image or pixel, ADer's modes: constant maps) is NaN, with one warning.
+
+    Raises:
+      UserError: a map or a score is NaN or infinite (the message has the image's index), or `mode` and `pooling` do not fit.
+    """
+    if mode not in get_args(Mode):
+        raise UserError(f"metrics mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    if pooling is not None and mode == "exact":
+        raise UserError(
+            f"metrics pooling is {pooling} in mode 'exact', expected none: it is a step of ADer's modes only"
+        )
+    maps, scores, labels = _as_float(maps), _as_float(scores), np.asarray(labels).astype(bool)
+    if masks is not None:
+        masks = np.asarray(masks).astype(bool, copy=False)
+    _check(name, maps, masks, scores, labels, valid, has_mask)
+    if has_mask is not None and not has_mask.any():
+        masks = None
+    if masks is not None and regions is None:
+        regions = label_regions(masks, valid=valid, has_mask=has_mask)
+
+    if mode == "exact":
+        result = _exact(rank_images(scores, labels), ("I-AUROC", "I-AP", "I-F1max"))
+        if masks is not None:
+            if pixel_ranking is None:
+                pixels = split_pixels(maps, masks, valid=valid, has_mask=has_mask, regions=regions)
+                pixel_ranking = rank_pixels(pixels)
+            result |= _exact(pixel_ranking, ("P-AUROC", "P-AP", "P-F1max", "AUPRO"))
+    else:
+        values = {}
+        if masks is not None and regions is not None:
+            labels = np.zeros(len(maps), bool)
+            labels[regions.image] = True
+            known = masks if has_mask is None else masks & has_mask[:, None, None]
+            pixels = split_pixels(maps, known, valid=valid, regions=regions)
+            values = ader.pixel_metrics(pixels, adeval=mode == "ader")
+        values |= ader.image_metrics(ader.image_scores(maps, valid=valid, pooling=pooling), labels)
+        result = {ours: values[theirs] for ours, theirs in _ADER_NAMES.items() if theirs in values}
+    _warn_of_nan(name, result, labels)
+    return result
+
+
+_ADER_NAMES = {
+    "I-AUROC": "mAUROC_sp_max",
+    "I-AP": "mAP_sp_max",
+    "I-F1max": "mF1_max_sp_max",
+    "P-AUROC": "mAUROC_px",
+    "P-AP": "mAP_px",
+    "P-F1max": "mF1_max_px",
+    "AUPRO": "mAUPRO_px",
+}
+
+
+def _exact(ranking: Ranking, names: tuple[str, ...]) -> dict[str, float]:
+    metrics = (auroc, average_precision, f1_max, aupro)
+    return {name: metric(ranking) for name, metric in zip(names, metrics, strict=False)}
+
+
+def _as_float(values) -> np.ndarray:
+    values = np.asarray(values)
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+def _check(name, maps, masks, scores, labels, valid, has_mask) -> None:
+    shapes = {"masks": masks, "valid": valid}, {"scores": scores, "labels": labels, "has_mask": has_mask}
+    for expected, arrays in zip((maps.shape, maps.shape[:1]), shapes, strict=True):
+        for argument, array in arrays.items():
+            if array is not None and array.shape != expected:
+                raise ValueError(
+                    f"{name}: {argument} has shape {array.shape}, expected {expected} for maps of {maps.shape}"
+                )
+    for index, anomaly_map in enumerate(maps):
+        finite = np.isfinite(anomaly_map)
+        if not finite.all() and (valid is None or not finite[valid[index]].all()):
+            raise UserError(
+                f"{name}: the anomaly map of image {index} holds NaN or infinite values, expected finite ones"
+            )
+    if not np.isfinite(scores).all():
+        index = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise UserError(f"{name}: the score of image {index} is {scores[index]}, expected a finite number")
+
+
+def _warn_of_nan(name: str, result: dict[str, float], labels: Bool[np.ndarray, " n"]) -> None:
+    undefined = [metric for metric, value in result.items() if math.isnan(value)]
+    if undefined:
+        defective = int(labels.sum())
+        warnings.warn(
+            f"{name}: {', '.join(undefined)} cannot be computed (NaN): the test set has {len(labels) - defective} normal and "
+            f"{defective} defective images; each metric needs both kinds of images or pixels",
+            RuntimeWarning,
+            stacklevel=3,
+        )
