@@ -1,0 +1,70 @@
+"""The command line: `python -m jaxad.main --config configs/patchcore.py:mirad/rabbit_pendant --workdir runs/x`.
+
+Intentionally short: flags, one call, and errors told in one line. Everything else can be imported and tested.
+"""
+
+import sys
+import warnings
+
+from absl import app, flags, logging
+
+from jaxad.config import check_arguments, define_config_flag
+from jaxad.errors import UserError
+
+MODES = ("train_and_evaluate", "train", "evaluate", "predict")
+
+_CONFIG = define_config_flag("config", "Config file, after a colon the data set: configs/patchcore.py:mirad/rabbit_pendant")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results. The same folder resumes the run.")
+_MODE = flags.DEFINE_enum("mode", MODES[0], MODES, "What to do; evaluate and predict use the checkpoints in --workdir.")
+_IMAGES = flags.DEFINE_string("images", None, "--mode=predict: an image, or a folder of images.")
+_OUTPUT = flags.DEFINE_string("output", None, "--mode=predict: where to write; by default the folder predictions in --workdir.")
+_MAPS = flags.DEFINE_enum("map_format", "png16", ("png16", "npy"), "--mode=predict: file format of the anomaly maps.")
+_DISTRIBUTED = flags.DEFINE_enum("distributed", "auto", ("auto", "on", "off"), "Join other processes: found by itself, always, never.")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}: options begin with --")
+    for flag in (_CONFIG, _WORKDIR):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; python -m jaxad.main --help lists the options")
+    if (_MODE.value == "predict") != bool(_IMAGES.value):
+        raise UserError("--mode=predict and --images=DIR_OR_FILE go together")
+
+    from jaxad import experiment, sharding
+
+    sharding.start_processes(_DISTRIBUTED.value)
+    sharding.use_compilation_cache()
+    experiment.describe_devices()
+    if _MODE.value == "predict":
+        experiment.predict_files(_CONFIG.value, _WORKDIR.value, _IMAGES.value, _OUTPUT.value, _MAPS.value)
+    else:
+        experiment.run(_CONFIG.value, _WORKDIR.value, _MODE.value)
+
+
+def run() -> None:
+    """Entry point: a UserError ends the program with its message and status 2."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        print(f"jaxad: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("jaxad: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """absl's own parser, its complaints as UserErrors."""
+    check_arguments(arguments)
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+if __name__ == "__main__":
+    run()
