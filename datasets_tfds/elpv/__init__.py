@@ -1,0 +1,1 @@
+from datasets_tfds.elpv.elpv_dataset_builder import Builder as Builder

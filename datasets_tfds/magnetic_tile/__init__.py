@@ -1,0 +1,1 @@
+from datasets_tfds.magnetic_tile.magnetic_tile_dataset_builder import Builder as Builder

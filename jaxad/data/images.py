@@ -1,0 +1,99 @@
+"""From the bytes of a photograph or a mask to an array, whatever the camera or the annotation tool wrote.
+
+Everything becomes 8-bit RGB, by rules that look at no image's content, so that photographs of one part stay comparable:
+
+ - grey, palette, CMYK, YCbCr, Lab: Pillow's conversion;
+ - 16 bit: the upper byte of every value (0..65535 -> 0..255; never stretched to an image's own range);
+ - transparency (RGBA, grey + alpha, palettes with a transparent colour): composited on white, as a viewer shows it;
+ - EXIF orientation: applied, so that the array is what a viewer shows; of several frames the first counts.
+"""
+
+import io
+
+import numpy as np
+from absl import logging
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageOps
+
+from jaxad.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The photograph as 8-bit RGB, upright.
+
+    Args:
+      data: the file's bytes.
+      name: what to call it in an error.
+
+    Raises:
+      UserError: empty, truncated or no image, or of 32-bit values whose range is unknown.
+    """
+    image = _open(data, name)
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_upper_byte(image, name)[..., None], 3, axis=2)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def decode_mask(data: bytes, name: str, threshold: int = 127) -> Bool[np.ndarray, "h w"]:
+    """The mask, True where the largest channel exceeds `threshold` (0..255; 0: any value that is not black).
+
+    Transparent parts count as black. 16-bit masks are compared with 257 * threshold: small class numbers survive.
+
+    Raises:
+      UserError: as `decode`.
+    """
+    image = _open(data, name)
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image).astype(np.float64) > 257 * threshold
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return np.asarray(image.convert("RGB")).max(axis=2) > threshold
+
+
+def encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:
+    """An 8-bit grey PNG with 255 on defects."""
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
+    return file.getvalue()
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The decoded, upright first frame."""
+    if not data:
+        raise UserError(f"{name} is empty (0 bytes): copy the image again or remove the file")
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{name} is no image that Pillow can read: convert it to PNG or remove the file") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types for damaged files
+        raise UserError(f"{name} is damaged ({error}): copy the image again or remove the file") from error
+
+
+def _upper_byte(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F" or low < 0 or high > 65535:
+        raise UserError(
+            f"{name} holds values from {low} to {high} in pixels of 32 bits: the range of white is unknown; "
+            "convert it to 8 or 16 bits"
+        )
+    if 0 < high < 4096:
+        logging.log_first_n(
+            logging.WARNING,
+            f"{name}: the largest 16-bit value is {high} of 65535, so the image is nearly black; "
+            "were 10 or 12 bits stored in 16, multiply them first",
+            1,
+        )
+    return (values >> 8).astype(np.uint8)
