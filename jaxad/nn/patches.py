@@ -1,0 +1,95 @@
+"""Patch embedding of PatchCore (Roth et al., CVPR 2022) and SimpleNet (Liu et al., CVPR 2023), section 3.1 of both.
+
+The reference implementations unfold every 3x3 neighbourhood, resize the unfolded maps and pool (channel, row, column)
+adaptively, twice. All of it is linear: one fixed 3x3 convolution of each tap on its own grid, and then the resize.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Float, Int
+
+from jaxad.nn.conv import depthwise
+from jaxad.nn.resize import resize
+
+
+def patch_embedding(
+    taps: Sequence[Float[Array, "b _h _w _c"]],
+    pretrain_dim: int | None = None,
+    target_dim: int | None = None,
+    patch_size: int = 3,
+) -> Float[Array, "b h w d"]:
+    """Locally averaged features of all taps on the grid of the first.
+
+    With both dims, d = `target_dim`, as the official implementations; with neither, each channel's patch mean (zeros
+    beyond the border counted) is kept and d is the sum of the taps' channels, as anomalib does.
+    """
+    if (pretrain_dim is None) != (target_dim is None):
+        raise ValueError("give both pretrain_dim and target_dim, or neither")
+    grid = (taps[0].shape[1], taps[0].shape[2])
+    if pretrain_dim is None or target_dim is None:
+        box = np.full((patch_size, patch_size, 1, 1), patch_size**-2, np.float32)
+        means = [depthwise(tap, _cast(np.tile(box, tap.shape[-1]), tap), padding=patch_size // 2) for tap in taps]
+        return jnp.concatenate([resize(mean, grid) for mean in means], axis=-1)
+
+    embedding = None
+    for layer, tap in enumerate(taps):
+        first, channels, kernels = _pooling_kernels(
+            tap.shape[-1], patch_size, pretrain_dim, target_dim, layer, len(taps)
+        )
+        pooled = sum(
+            depthwise(tap if channel is None else tap[..., channel], _cast(kernel, tap), padding=patch_size // 2)
+            for channel, kernel in zip(channels, kernels, strict=True)
+        )
+        pooled = resize(jnp.asarray(pooled), grid)
+        placed = jnp.pad(pooled, ((0, 0), (0, 0), (0, 0), (first, target_dim - first - pooled.shape[-1])))
+        embedding = placed if embedding is None else embedding + placed
+    assert embedding is not None
+    return embedding
+
+
+def _cast(kernel: np.ndarray, tap: Array) -> Array:
+    return jnp.asarray(kernel, tap.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _pooling_kernels(
+    width: int, patch_size: int, pretrain_dim: int, target_dim: int, layer: int, layers: int
+) -> tuple[int, list[Int[np.ndarray, "t"] | None], list[Float[np.ndarray, "p p 1 t"]]]:
+    """One tap's share of the embedding, as (first output, channels, kernels).
+
+    A pooled value averages few neighbouring channels, so the convolution is written as a sum over s of depthwise ones:
+    output `first + j` is the sum of kernels[s][..., j] over channel channels[s][j] (None: channel j itself).
+    """
+    area = patch_size**2
+    share = slice(layer * pretrain_dim, (layer + 1) * pretrain_dim)
+    both = adaptive_pooling(layers * pretrain_dim, target_dim)[:, share] @ adaptive_pooling(width * area, pretrain_dim)
+    touched = np.flatnonzero(both.getnnz(axis=1))
+    first, last = touched[0], touched[-1] + 1
+    weight = both[first:last].toarray().reshape(-1, width, area)
+
+    used = np.any(weight, axis=2)
+    start, end = np.argmax(used, axis=1), width - np.argmax(used[:, ::-1], axis=1)
+    channels, kernels = [], []
+    for offset in range(np.max(end - start)):
+        channel = start + offset
+        inside = channel < width
+        channel = np.minimum(channel, width - 1)
+        kernel = np.where(inside[:, None], weight[np.arange(len(weight)), channel], 0.0)
+        channels.append(None if np.array_equal(channel, np.arange(width)) else channel)
+        kernels.append(kernel.T.reshape(patch_size, patch_size, 1, -1))
+    return int(first), channels, kernels
+
+
+def adaptive_pooling(length: int, outputs: int) -> scipy.sparse.csr_array:
+    """The (outputs, length) matrix of `torch.nn.AdaptiveAvgPool1d`: output i is the mean of its bin of entries, from
+    floor(i * length / outputs) up to ceil((i + 1) * length / outputs)."""
+    i = np.arange(outputs)
+    start, end = i * length // outputs, -(-(i + 1) * length // outputs)
+    entries = np.concatenate([np.arange(a, b) for a, b in zip(start, end, strict=True)])
+    weights = np.repeat(1 / (end - start), end - start)
+    bounds = np.concatenate([[0], np.cumsum(end - start)])
+    return scipy.sparse.csr_array((weights, entries, bounds), shape=(outputs, length))

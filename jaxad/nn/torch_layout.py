@@ -1,0 +1,82 @@
+"""Flax variables from and to PyTorch state dicts, by names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxad.errors import UserError, did_you_mean
+
+
+class _Layout(NamedTuple):
+    """A leaf's name in PyTorch, where each of PyTorch's axes lies in Flax's leaf, and whether kh and kw run backwards."""
+
+    suffix: str
+    axes: tuple[int, ...]
+    flipped: bool = False
+
+    def to_torch(self, leaf: np.ndarray) -> np.ndarray:
+        value = leaf.transpose(self.axes)
+        return value[:, :, ::-1, ::-1] if self.flipped else value
+
+    def to_flax(self, value: np.ndarray) -> np.ndarray:
+        value = value[:, :, ::-1, ::-1] if self.flipped else value
+        return value.transpose(np.argsort(self.axes))
+
+
+# By leaf name and number of axes: kernels of `Conv`, `ConvTranspose` and `nn.Dense`, then the leaves of `BatchNorm`.
+_LAYOUTS = {
+    ("kernel", 4): _Layout("weight", (3, 2, 0, 1)),
+    ("transposed_kernel", 4): _Layout("weight", (2, 3, 0, 1), flipped=True),
+    ("kernel", 2): _Layout("weight", (1, 0)),
+    ("scale", 1): _Layout("weight", (0,)),
+    ("bias", 1): _Layout("bias", (0,)),
+    ("mean", 1): _Layout("running_mean", (0,)),
+    ("var", 1): _Layout("running_var", (0,)),
+}
+
+
+def from_state_dict(
+    shapes: Any, state_dict: Mapping[str, np.ndarray], torch_name: Callable[[str], str], source: str = "state dict"
+) -> dict[str, Any]:
+    """Fill a tree of variables, such as `jax.eval_shape(module.init, ...)` gives, from a state dict.
+
+    `torch_name` takes a module's path ("layer1_0/conv1") to its PyTorch name ("layer1.0.conv1"). Entries that the tree
+    does not ask for are ignored. Raises UserError, naming `source`, for a missing entry or one of the wrong shape.
+    """
+
+    def fill(path, leaf):
+        key, layout = _key(path, leaf, torch_name)
+        expected = tuple(leaf.shape[axis] for axis in layout.axes)
+        if key not in state_dict:
+            raise UserError(
+                f"{source}: no entry {key!r} (expected shape {expected}): are these the weights of another network?"
+                f"{did_you_mean(key, state_dict)}"
+            )
+        value = np.asarray(state_dict[key])
+        if value.shape != expected:
+            raise UserError(
+                f"{source}: {key!r} has shape {value.shape}, expected {expected}: "
+                "are these the weights of another network?"
+            )
+        return jnp.asarray(layout.to_flax(value), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def to_state_dict(variables: Any, torch_name: Callable[[str], str]) -> dict[str, np.ndarray]:
+    """The inverse of `from_state_dict`; gradients and the like, in the shape of the parameters, get their names too."""
+    state_dict = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        key, layout = _key(path, leaf, torch_name)
+        state_dict[key] = layout.to_torch(np.asarray(leaf))
+    return state_dict
+
+
+def _key(path, leaf, torch_name: Callable[[str], str]) -> tuple[str, _Layout]:
+    _, *modules, kind = (part.key for part in path)
+    layout = _LAYOUTS[kind, len(leaf.shape)]
+    name = torch_name("/".join(modules))
+    return (f"{name}.{layout.suffix}" if name else layout.suffix), layout
