@@ -1,10 +1,10 @@
 """What the builders share: finding photographs and masks in folders, checking them, writing them as a TFDS data set.
 
-A builder says which photographs there are (a list of `Photograph`, masks matched); `PhotographBuilder` checks that each one
-decodes and that its mask fits, and writes them, in that order, as ArrayRecord. TensorFlow is never imported.
+A builder says which photographs there are (a list of `Photograph`, masks matched); `PhotographBuilder` checks that
+each one decodes and that its mask fits, and writes them, in that order, as ArrayRecord. TensorFlow is never imported.
 
-The encoded bytes of the photographs are stored as they are; masks binarised, as PNG, black where there is no defect. Beside
-the records lies `index.json`, the labels of all examples by split: a reader need not go through the images for them.
+The encoded bytes of the photographs are stored as they are; masks binarised, as PNG, black where there is no defect.
+Beside the records lies `index.json`, the labels of all examples by split: a reader need not go through the images.
 """
 
 import abc
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tqdm import tqdm
 
 from jaxad.data.images import SUFFIXES, decode, decode_mask, encode_mask
 from jaxad.errors import UserError
@@ -57,8 +58,8 @@ class Photograph:
 class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """A TFDS builder of photographs with labels and masks; one BuilderConfig a category.
 
-    Shard-based, because TFDS's shuffling writer goes through TensorFlow beyond 1 GB of examples. The examples are in the
-    order of `photographs`.
+    Shard-based, because TFDS's shuffling writer goes through TensorFlow beyond 1 GB of examples. The examples
+    are in the order of `photographs`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -76,9 +77,9 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return Path(self.data_dir_root) / "downloads" / "manual"
 
     @property
-    @abc.abstractmethod
     def category(self) -> str:
-        """The category's name."""
+        """The category's name: that of the config."""
+        return str(self.builder_config_name)
 
     @abc.abstractmethod
     def photographs(self, manual_dir: Path | None) -> Mapping[str, Sequence[Photograph]]:
@@ -134,7 +135,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
         description = f"{self.name} {self.category} {split}"
         without_defect = []
-        for photograph in tfds.core.utils.tqdm(photographs, desc=description, unit=" images"):
+        for photograph in tqdm(photographs, desc=description, unit=" images"):
             height, width = decode(read_bytes(photograph.path), str(photograph.path)).shape[:2]
             mask = self._mask(photograph, (height, width))
             if photograph.mask is not None and not mask.any():

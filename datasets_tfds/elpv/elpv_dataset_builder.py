@@ -27,10 +27,6 @@ class Builder(PhotographBuilder):
         tfds.core.BuilderConfig(name="poly", description="Polycrystalline cells."),
     ]
 
-    @property
-    def category(self) -> str:
-        return self.builder_config.name
-
     def photographs(self, manual_dir: Path | None):
         root = _raw_folder(manual_dir)
         normal, anomalous = [], []

@@ -53,7 +53,13 @@ class Builder(PhotographBuilder):
 
     @property
     def category(self) -> str:
-        return self.builder_config.category
+        return self.folder.category
+
+    @property
+    def folder(self) -> FolderConfig:
+        """The config."""
+        assert isinstance(self.builder_config, FolderConfig)
+        return self.builder_config
 
     def threshold(self, mask: Path) -> int:
         """Any value above 0 is a defect, but in JPEG masks, whose black is not clean: above 127."""
@@ -61,7 +67,7 @@ class Builder(PhotographBuilder):
 
     def photographs(self, manual_dir: Path | None):
         del manual_dir  # the config says where
-        path, root = Path(self.builder_config.path), Path(self.builder_config.root)
+        path, root = Path(self.folder.path), Path(self.folder.root)
         masks = path / "ground_truth"
         train = labelled_images(path / "train", root, [])
         test = labelled_images(path / "test", root, [masks / "test", masks])

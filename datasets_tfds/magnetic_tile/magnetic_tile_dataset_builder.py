@@ -32,10 +32,6 @@ class Builder(PhotographBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The photographs are not downloaded automatically: {_HOW}."
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="magnetic_tile", description="All tiles.")]  # noqa: RUF012
 
-    @property
-    def category(self) -> str:
-        return self.builder_config.name
-
     def photographs(self, manual_dir: Path | None):
         root = self._raw_folder(manual_dir)
         normal, anomalous = [], []

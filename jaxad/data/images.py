@@ -55,7 +55,8 @@ def decode_mask(data: bytes, name: str, threshold: int = 127) -> Bool[np.ndarray
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return np.asarray(image.convert("RGB")).max(axis=2) > threshold
+    bands = [image.convert("L")] if image.mode in ("1", "L") else image.convert("RGB").split()
+    return np.maximum.reduce([np.asarray(band) for band in bands]) > threshold
 
 
 def encode_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -1,0 +1,95 @@
+"""Photographs that belong to no data set: the files given to `--mode=predict`."""
+
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from jaxad.data.geometry import Geometry
+from jaxad.data.images import SUFFIXES, decode
+from jaxad.data.pipeline import Item
+from jaxad.errors import UserError
+
+
+def image_files(path: str | Path) -> list[Path]:
+    """The image file `path`, or those in the folder `path` and below, sorted; hidden files are left out.
+
+    Files in a folder that are no images by their suffix are skipped with one warning.
+
+    Raises:
+      UserError: nothing there, or no image.
+    """
+    path = Path(path).expanduser()
+    kinds = ", ".join(s[1:] for s in SUFFIXES)
+    if path.is_file():
+        if not path.name.lower().endswith(SUFFIXES):
+            raise UserError(f"--images is {path}, which is no image by its name; expected a file of {kinds}")
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"--images is {str(path)!r}, which does not exist; expected a folder or an image file")
+    files = [
+        p for p in path.rglob("*") if p.is_file() and not any(n.startswith(".") for n in p.relative_to(path).parts)
+    ]
+    images = sorted(p for p in files if p.name.lower().endswith(SUFFIXES))
+    if not images:
+        raise UserError(f"--images is {path}, which holds no image; expected files of {kinds}")
+    if others := sorted(set(files) - set(images)):
+        logging.warning(f"{path}: skipped {len(others)} files that are no images, the first is {others[0]}")
+    return images
+
+
+class FileSplit:
+    """Files as a source of batches, with the items of `jaxad.data.pipeline.Split`: nothing is known but the image.
+
+    A file that cannot be read does not stop the run: its item is black, nowhere valid and of `weight` 0, and `errors`
+    holds the message under its index once the item was asked for.
+
+    Attributes:
+      ids: the paths, as given.
+      errors: index -> one line that names the file.
+      original_sizes: int32 (n, 2) (height, width); (0, 0) until the item was asked for, and for broken files.
+    """
+
+    def __init__(self, paths: list[Path], geometry: Geometry):
+        self.ids = [str(p) for p in paths]
+        self.geometry = geometry
+        self.errors: dict[int, str] = {}
+        self.original_sizes = np.zeros((len(paths), 2), np.int32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Item:
+        height, width = self.geometry.size
+        image, valid = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
+        try:
+            original = self.original(i)
+        except UserError as error:
+            self.errors[i] = str(error)
+        else:
+            self.original_sizes[i] = original.shape[:2]
+            image, box = self.geometry.apply(original)
+            valid = self.geometry.valid(box)
+        return {
+            "image": image,
+            "mask": np.zeros((height, width), bool),
+            "valid": valid,
+            "label": np.int32(-1),
+            "category": np.int32(0),
+            "has_mask": np.bool_(False),
+            "index": np.int32(i),
+            "weight": np.float32(i not in self.errors),
+        }
+
+    def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The photograph at its own size.
+
+        Raises:
+          UserError: the file cannot be read.
+        """
+        try:
+            data = Path(self.ids[i]).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.ids[i]} cannot be read ({error.strerror}): check its permissions") from error
+        return decode(data, self.ids[i])
