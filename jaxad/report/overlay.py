@@ -1,0 +1,156 @@
+"""Anomaly maps as pictures: heat colours, overlays, mask outlines, and 16-bit PNG files that give the values back."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, PngImagePlugin
+
+from jaxad.errors import UserError
+from jaxad.report.atomic import replacing
+
+# Nine equidistant colours of matplotlib's inferno: lightness rises evenly, so it reads in grey and with any colour vision.
+_ANCHORS = (
+    (0, 0, 4),
+    (32, 12, 74),
+    (87, 16, 110),
+    (136, 34, 106),
+    (188, 55, 84),
+    (227, 89, 51),
+    (249, 142, 9),
+    (249, 203, 53),
+    (252, 255, 164),
+)
+_COLORS = np.stack(
+    [np.interp(np.arange(256), np.linspace(0, 255, len(_ANCHORS)), channel) for channel in zip(*_ANCHORS, strict=True)],
+    axis=-1,
+)
+PALETTE: UInt8[np.ndarray, "256 3"] = np.rint(_COLORS).astype(np.uint8)
+OUTLINE = (0, 229, 255)  # cyan: far from every colour of the palette
+_OPACITY = 0.75  # of the hottest colour
+_LEVELS = 65535
+
+
+def map_scale(
+    maps: list[Float[np.ndarray, "h w"]],
+    anomalous: list[bool],
+    valid: list[Bool[np.ndarray, "h w"]] | None = None,
+) -> tuple[float, float]:
+    """One scale for many maps, so that their pictures compare: (low, high) in the maps' unit.
+
+    low is the median over the pixels of normal images (of all images where none is normal), high the 99.9th percentile over all
+    pixels. Padding (`valid` false) and NaN do not count; (0, 1) where nothing is left.
+    """
+    pixels = [m[valid[i]] if valid is not None else m.ravel() for i, m in enumerate(maps)]
+    pixels = [p[np.isfinite(p)] for p in pixels]
+    everything = np.concatenate(pixels) if pixels else np.zeros(0)
+    if not everything.size:
+        return 0.0, 1.0
+    normal = [p for p, is_anomalous in zip(pixels, anomalous, strict=True) if not is_anomalous and p.size]
+    low = float(np.median(np.concatenate(normal) if normal else everything))
+    return low, max(low, float(np.percentile(everything, 99.9)))
+
+
+def heat(map: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "h w 3"]:
+    """The map in the heat colours, from `low` (black) to `high` (pale yellow); values outside are clipped, NaN is `low`."""
+    return PALETTE[np.rint(_position(map, low, high) * 255).astype(np.uint8)]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    map: Float[np.ndarray, "h w"],
+    low: float,
+    high: float,
+    valid: Bool[np.ndarray, "h w"] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The heat colours over the image, the more opaque the hotter; the image alone at `low` and where `valid` is false."""
+    position = _position(map, low, high)
+    # the root lets middling values show; the image still shines through the hottest
+    opacity = (_OPACITY * np.sqrt(position))[..., None]
+    if valid is not None:
+        opacity = np.where(valid[..., None], opacity, 0)
+    colors = PALETTE[np.rint(position * 255).astype(np.uint8)]
+    return np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
+
+
+def outline(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with the mask's border in cyan on a dark line, drawn just outside of the mask so that thin defects stay visible."""
+    line = _dilate(mask) & ~mask
+    edge = _dilate(line) & ~line & ~mask
+    drawn = image.copy()
+    drawn[edge] = drawn[edge] // 3
+    drawn[line] = OUTLINE
+    return drawn
+
+
+def write_overlay(
+    path: Path, image: UInt8[np.ndarray, "h w 3"], map: Float[np.ndarray, "h w"], low: float, high: float
+) -> None:
+    """Writes `overlay` as PNG, atomically."""
+    with replacing(path) as file:
+        Image.fromarray(overlay(image, map, low, high)).save(file, format="png", compress_level=3)
+
+
+def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high: float) -> None:
+    """Writes the map as a 16-bit grey PNG, atomically: 0 stands for `low`, 65535 for `high`, values outside are clipped.
+
+    The file's text entries `low` and `high` hold the scale as decimal numbers: value = low + pixel / 65535 * (high - low), true to
+    half a step, (high - low) / 131070. `read_map_png16` does that.
+
+    Raises:
+      UserError: the map holds NaN or infinite values, or the file cannot be written.
+    """
+    _check_finite(path, map)
+    pixels = np.rint(_position(map, low, high) * _LEVELS).astype(np.uint16)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "anomaly map")
+    text.add_text("low", repr(float(low)))
+    text.add_text("high", repr(float(high)))
+    text.add_text("Description", "value = low + pixel / 65535 * (high - low)")
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format="png", pnginfo=text)
+
+
+def read_map_png16(path: Path) -> Float[np.ndarray, "h w"]:
+    """The map that `write_map_png16` wrote, in its own unit.
+
+    Raises:
+      UserError: the file does not hold the scale.
+    """
+    with Image.open(path) as image:
+        text = getattr(image, "text", {})
+        pixels = np.asarray(image)
+    if "low" not in text or "high" not in text:
+        raise UserError(f"{path}: no text entries 'low' and 'high', expected a 16-bit PNG map that jaxad wrote")
+    low, high = float(text["low"]), float(text["high"])
+    return (low + pixels.astype(np.float64) / _LEVELS * (high - low)).astype(np.float32)
+
+
+def write_map_npy(path: Path, map: Float[np.ndarray, "h w"]) -> None:
+    """Writes the exact values as a float32 `.npy` file, atomically.
+
+    Raises:
+      UserError: the map holds NaN or infinite values, or the file cannot be written.
+    """
+    _check_finite(path, map)
+    with replacing(path) as file:
+        np.save(file, np.asarray(map, np.float32))
+
+
+def _position(map: Float[np.ndarray, "h w"], low: float, high: float) -> Float[np.ndarray, "h w"]:
+    if not high > low:
+        return np.zeros(map.shape)
+    return np.nan_to_num(np.clip((np.asarray(map, np.float64) - low) / (high - low), 0.0, 1.0))
+
+
+def _dilate(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    return np.logical_or.reduce([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)])
+
+
+def _check_finite(path: Path, map: Float[np.ndarray, "h w"]) -> None:
+    if not np.isfinite(map).all():
+        raise UserError(
+            f"{path}: the anomaly map holds NaN or infinite values, expected finite ones; the checkpoint may be damaged"
+        )

@@ -1,0 +1,169 @@
+"""The three files a run leaves behind: results.json to compute with, results.md and report.html to read."""
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxad.errors import UserError
+from jaxad.metrics import Curves
+from jaxad.report.atomic import write_text
+from jaxad.report.category import FALSE_ALARM, HIGHEST, LOWEST, MISSED, Case, CategoryResult, choose_cases
+from jaxad.report.page import page
+from jaxad.report.published import Published
+from jaxad.report.table import format_table, markdown, markdown_table, mean_metrics
+
+__all__ = [
+    "FALSE_ALARM",
+    "HIGHEST",
+    "LOWEST",
+    "MISSED",
+    "Case",
+    "CategoryResult",
+    "Stored",
+    "choose_cases",
+    "format_table",
+    "read",
+    "write",
+]
+
+
+class Stored(NamedTuple):
+    """What results.json holds; the results have no cases."""
+
+    results: list[CategoryResult]
+    run: dict[str, Any]
+    published: Published | None
+
+
+def write(
+    directory: Path | str, results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None = None
+) -> None:
+    """Writes results.json, results.md and report.html, each at once or not at all.
+
+    Args:
+      run: what was run, of JSON's types: "method", "preset", "dataset", "metrics" (the mode), "seed", "device", "date", "command",
+        "versions" (a dict), "config" (a dict); what is not there is not shown, anything else is shown too.
+      published: to set beside the measured values.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    directory = Path(directory)
+    means, left_out = mean_metrics(results)
+    if left_out and len(results) > 1:
+        named = "; ".join(f"{metric} of {', '.join(categories)}" for metric, categories in left_out.items())
+        warnings.warn(
+            f"left out of the mean over categories, because there is none: {named}", RuntimeWarning, stacklevel=2
+        )
+    stored = {
+        "run": dict(run),
+        "mean": means,
+        "published": asdict(published) if published else None,
+        "categories": [_fields(result) for result in results],
+    }
+    write_text(directory / "results.json", _pretty(_encode(stored)) + "\n")
+    write_text(directory / "results.md", _markdown_report(results, run, published))
+    write_text(directory / "report.html", page(results, run, published))
+
+
+def read(directory: Path | str) -> Stored:
+    """Reads results.json back; tuples in `run` come back as lists.
+
+    Raises:
+      UserError: the file is missing or is not what `write` wrote.
+    """
+    path = Path(directory) / "results.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        results = [_decode(entry) for entry in stored["categories"]]
+        published = Published(**stored["published"]) if stored["published"] else None
+        return Stored(results, stored["run"], published)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {error}, expected results that jaxad wrote; evaluate the run again") from error
+
+
+def _fields(result: CategoryResult) -> dict[str, Any]:
+    values = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "cases"}
+    values["curves"] = {kind: asdict(curves) for kind, curves in result.curves.items()}
+    return values
+
+
+def _decode(entry: dict[str, Any]) -> CategoryResult:
+    curves = {
+        kind: Curves(**{name: None if points is None else _floats(points) for name, points in values.items()})
+        for kind, values in entry["curves"].items()
+    }
+    changed = {
+        "metrics": {name: float(_floats([value])[0]) for name, value in entry["metrics"].items()},
+        "scores": _floats(entry["scores"]),
+        "labels": np.asarray(entry["labels"], bool),
+        "threshold": None if entry["threshold"] is None else float(entry["threshold"]),
+        "curves": curves,
+    }
+    return CategoryResult(**(entry | changed))
+
+
+def _floats(values: list) -> np.ndarray:
+    return np.asarray([math.nan if value is None else float(value) for value in values], np.float64)
+
+
+def _encode(value: Any) -> Any:
+    """JSON's types: NaN as null, infinity as "inf" and "-inf", arrays as lists."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _encode(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """JSON with a line for every field, and arrays of plain values on one line."""
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        entries = [f"{deeper}{json.dumps(key)}: {_pretty(entry, deeper)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        return "[\n" + ",\n".join(deeper + _pretty(entry, deeper) for entry in value) + f"\n{indent}]"
+    return json.dumps(value)
+
+
+def _markdown_report(results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None) -> str:
+    lines = [f"# {markdown(str(run.get('method', 'Results')))} on {markdown(str(run.get('dataset', 'images')))}", ""]
+    lines += [format_table(results, published, run.get("metrics", "exact")), ""]
+    calibrated = [result for result in results if result.threshold is not None]
+    if calibrated:
+        header = ["category", "threshold", "set on", "false alarms", "missed"]
+        body = []
+        for r in calibrated:
+            anomalous = int(np.sum(r.labels))
+            share = "" if r.false_alarm_rate is None else f" at {100 * r.false_alarm_rate:g}%"
+            body.append([
+                markdown(r.category),
+                f"{r.threshold:.5g}",
+                f"{r.calibration_images} images{share}",
+                f"{r.false_alarms} of {len(r.labels) - anomalous}",
+                f"{r.missed} of {anomalous}",
+            ])  # fmt: skip
+        lines += ["## Decisions", "", *markdown_table(header, body), ""]
+    lines += ["## Run", ""]
+    for name, value in run.items():
+        if name not in ("config", "command"):
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+            lines.append(f" - {markdown(name)}: {markdown(shown)}")
+    for result in results:
+        if result.seconds:
+            times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+            lines.append(f" - time, {markdown(result.category)}: {markdown(times)}")
+    if "command" in run:
+        lines += ["", *(f"    {line}" for line in str(run["command"]).splitlines())]
+    return "\n".join(lines) + "\n"
