@@ -1,11 +1,13 @@
 """Checkpoints: written whole or not at all, verified when read, kept by age and by merit (Orbax).
 
-A checkpoint holds the variables, the state of the running stage (optimizer state or the carry of a pass) and the progress: which
-stage, how many batches of it, the data iterator's state, the metrics so far. With it the same command goes on in the middle of a
+A checkpoint holds the variables, the state of the running stage (optimizer state or the carry of a pass) and the
+progress: which stage, how many batches of it, the data iterator's state, the metrics so far. With it the same command
+goes on in the middle of a
 stage. Only arrays and JSON are stored: reading one runs no code of the file's.
 """
 
 import dataclasses
+import functools
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,8 +60,9 @@ class Checkpoints:
         self.keep_best = keep_best
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(n=max(keep_last, 1))]
         if keep_best:
-            merit = lambda metrics: metrics.get(keep_best, float("-inf"))
-            policies.append(ocp.checkpoint_managers.BestN(get_metric_fn=merit, n=1, keep_checkpoints_without_metrics=False))
+            best = ocp.checkpoint_managers.BestN
+            merit = functools.partial(merit_of, keep_best)
+            policies.append(best(get_metric_fn=merit, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=False,
@@ -93,7 +96,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for a full or read-only disk
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"cannot write checkpoint {progress.total} in {self.directory}: {reason}; earlier checkpoints are kept: "
+                f"cannot write checkpoint {progress.total} in {self.directory}: {reason}; earlier ones are kept: "
                 "make room or name another --workdir, then start the same command again"
             ) from error
 
@@ -102,7 +105,8 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def restore(self, step: int | None = None) -> tuple[dict[str, Any], list[np.ndarray], Progress] | None:
-        """The newest whole checkpoint (or number `step`) as host arrays: variables, leaves of the stage's state, progress.
+        """The newest whole checkpoint (or number `step`) as host arrays: variables, leaves of the stage's state,
+        progress.
 
         A damaged checkpoint is reported and the one before it is taken; None where there is none at all.
 
@@ -115,12 +119,15 @@ class Checkpoints:
                 variables, leaves, progress = self._read(number)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logging.error("Checkpoint %s/step_%d is damaged (%s); trying the one before it", self.directory, number, reason)
+                logging.error(
+                    "Checkpoint %s/step_%d is damaged (%s); trying the one before it", self.directory, number, reason
+                )
                 continue
             return variables, leaves, progress
         if steps:
             raise UserError(
-                f"all checkpoints in {self.directory} are damaged (steps {', '.join(map(str, steps))}): remove the folder to train again"
+                f"all checkpoints in {self.directory} are damaged (steps {', '.join(map(str, steps))}): "
+                "remove the folder to train again"
             )
         return None
 
@@ -128,7 +135,9 @@ class Checkpoints:
         record = self.manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
         tree = self.manager.item_metadata(step)["state"].tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        state = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=as_numpy)))["state"]
+        state = self.manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        )["state"]
         expected = record.pop("checksums")
         found = checksums(state)
         wrong = sorted(path for path in expected if expected[path] != found.get(path))
@@ -142,6 +151,10 @@ class Checkpoints:
         self.manager.close()
 
 
+def merit_of(name: str, metrics: dict[str, float]) -> float:
+    return metrics.get(name, float("-inf"))
+
+
 def checksums(state: Any) -> dict[str, int]:
     """CRC-32 of every array that this process can see whole, by its path."""
     sums = {}
@@ -151,5 +164,7 @@ def checksums(state: Any) -> dict[str, int]:
                 continue
             leaf = leaf.addressable_data(0)
         array = np.ascontiguousarray(np.asarray(leaf))
-        sums[path] = zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(repr((array.shape, str(array.dtype))).encode()))
+        sums[path] = zlib.crc32(
+            array.reshape(-1).view(np.uint8).data, zlib.crc32(repr((array.shape, str(array.dtype))).encode())
+        )
     return sums

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from jaxad.errors import UserError, did_you_mean
 
-# Fields that say how a run goes, not what it computes: they may differ when a run is resumed, evaluated or predicted from.
+# Fields that say how a run goes, not what it computes: they may differ when a run is resumed, evaluated or predicted
+# from.
 FREE_FIELDS = re.compile(
     r"(dataset\.(data_dir|manual_dir)|input\.cache_gib|evaluation\..*|checkpoint\..*|log\..*|mesh\..*|features\..*|threshold\.false_alarm_rate)$"
 )
@@ -36,7 +37,9 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     root = str(path.parent.parent)
     if root not in sys.path:  # configs import each other as configs.NAME
         sys.path.insert(0, root)
-    module_spec = importlib.util.spec_from_file_location(f"_config_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}", path)
+    module_spec = importlib.util.spec_from_file_location(
+        f"_config_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}", path
+    )
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
@@ -65,7 +68,9 @@ def check_field(config: ConfigDict, field: str) -> None:
         return
     if any(name.startswith(field + ".") for name in known):
         inside = sorted(name for name in known if name.startswith(field + "."))
-        raise UserError(f"config.{field} is a group of fields: set one of {', '.join('config.' + n for n in inside[:6])}")
+        raise UserError(
+            f"config.{field} is a group of fields: set one of {', '.join('config.' + n for n in inside[:6])}"
+        )
     leaf = {name.rsplit(".", 1)[-1]: name for name in known}
     near = did_you_mean(field, known) or did_you_mean(leaf.get(field.rsplit(".", 1)[-1], ""), known)
     raise UserError(f"there is no config field {field!r}.{near}")
@@ -79,7 +84,9 @@ def replace_field(config: ConfigDict, field: str, value: Any) -> None:
     try:
         node[leaf] = value
     except TypeError as error:
-        raise UserError(f"config.{field} = {value!r}: expected {type(node[leaf]).__name__}, like {node[leaf]!r}") from error
+        raise UserError(
+            f"config.{field} = {value!r}: expected {type(node[leaf]).__name__}, like {node[leaf]!r}"
+        ) from error
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -91,7 +98,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
     spec = None
     for i, argument in enumerate(arguments):
         if match := re.match(r"--?config(?:=(.*))?$", argument):
-            spec = match.group(1) if match.group(1) is not None else (arguments[i + 1] if i + 1 < len(arguments) else None)
+            spec = (
+                match.group(1) if match.group(1) is not None else (arguments[i + 1] if i + 1 < len(arguments) else None)
+            )
     if spec is None:
         return
     config = load_config(spec)
@@ -122,5 +131,3 @@ def differences(saved: Mapping[str, Any], config: ConfigDict) -> list[str]:
 def plain(value: Any) -> Any:
     """The value as JSON gives it back: tuples become lists."""
     return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
-
-

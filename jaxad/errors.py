@@ -8,8 +8,23 @@ class UserError(Exception):
     """
 
 
+class NotFiniteError(UserError):
+    """The features of some images hold NaN or infinity.
+
+    Attributes:
+      images: their places in the stage's order, for whoever knows the names.
+    """
+
+    def __init__(self, images):
+        self.images = tuple(int(image) for image in images)
+        super().__init__(
+            f"the features of {len(self.images)} training images hold NaN or infinity; expected finite numbers: look at "
+            "these images and at the weights of config.backbone"
+        )
+
+
 def did_you_mean(name: str, known) -> str:
-    """" Did you mean 'a' or 'b'?" for the names in `known` closest to `name`; empty where nothing is close."""
+    """ " Did you mean 'a' or 'b'?" for the names in `known` closest to `name`; empty where nothing is close."""
     import difflib
 
     near = difflib.get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)

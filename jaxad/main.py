@@ -13,13 +13,21 @@ from jaxad.errors import UserError
 
 MODES = ("train_and_evaluate", "train", "evaluate", "predict")
 
-_CONFIG = define_config_flag("config", "Config file, after a colon the data set: configs/patchcore.py:mirad/rabbit_pendant")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results. The same folder resumes the run.")
+_CONFIG = define_config_flag(
+    "config", "Config file, after a colon the data set: configs/patchcore.py:mirad/rabbit_pendant"
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, logs, results. The same folder resumes the run."
+)
 _MODE = flags.DEFINE_enum("mode", MODES[0], MODES, "What to do; evaluate and predict use the checkpoints in --workdir.")
 _IMAGES = flags.DEFINE_string("images", None, "--mode=predict: an image, or a folder of images.")
-_OUTPUT = flags.DEFINE_string("output", None, "--mode=predict: where to write; by default the folder predictions in --workdir.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "--mode=predict: where to write; by default the folder predictions in --workdir."
+)
 _MAPS = flags.DEFINE_enum("map_format", "png16", ("png16", "npy"), "--mode=predict: file format of the anomaly maps.")
-_DISTRIBUTED = flags.DEFINE_enum("distributed", "auto", ("auto", "on", "off"), "Join other processes: found by itself, always, never.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "auto", ("auto", "on", "off"), "Join other processes: found by itself, always, never."
+)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,9 +1,11 @@
-"""The contract between a method and everything else: an explicit state, the stages that change it, a function that predicts from it.
+"""The contract between a method and everything else: an explicit state, the stages that change it, a function that
+predicts from it.
 
-Variables are a plain nested dict of arrays, one entry a Flax collection: `params`, `batch_stats` and whatever the method keeps
-(`memory`, `constants`). A batch is a dict of arrays whose first axis is the batch:
+Variables are a plain nested dict of arrays, one entry a Flax collection: `params`, `batch_stats` and whatever the
+method keeps (`memory`, `constants`). A batch is a dict of arrays whose first axis is the batch:
 
- - `image`     float32 (b, h, w, 3), normalised by the method's `normalization`; absent where a stage trains on cached features
+ - `image`     float32 (b, h, w, 3), normalised by the method's `normalization`; absent where a stage trains on cached
+   features
  - `features`  what `Train.features` returned for these images; present only where it is set
  - `mask`      bool (b, h, w), True on defects         - `valid`     bool (b, h, w), False on padding of the geometry
  - `has_mask`  bool (b,), False where no mask is known - `label`     int32 (b,), 1 anomalous
@@ -11,7 +13,8 @@ Variables are a plain nested dict of arrays, one entry a Flax collection: `param
  - `index`     int32 (b,), the image's place in its split
  - `weight`    float32 (b,), 0 on images that only fill the last batch of a pass (never in training)
 
-Design note: `predict` takes the batch, not the images alone, because prompt methods (AdaCLIP, WinCLIP, APRIL-GAN) need the category.
+Design note: `predict` takes the batch, not the images alone, because prompt methods (AdaCLIP, WinCLIP, APRIL-GAN) need
+the category.
 """
 
 import functools
@@ -44,21 +47,24 @@ class Train:
 
     Attributes:
       name: unique within the method; the stage's place in logs and checkpoints.
-      loss: (variables, batch, key) -> (loss (), (updates, metrics)): `updates` holds the new values of non-parameter collections
-        (running statistics), {} where there are none; `metrics` is a flat dict of scalars for the log. The loss is a mean over
-        the batch, computed on the whole global batch.
-      optimizer: schedules, clipping and per-group settings inside; it sees the trainable parameters only, as a nested dict.
-      trainable: path of a parameter ("decoder/layer1/kernel") -> whether this stage trains it. The rest gets no gradient and no
-        optimizer state.
+      loss: (variables, batch, key) -> (loss (), (updates, metrics)): `updates` holds the new values of non-parameter
+        collections (running statistics), {} where there are none; `metrics` is a flat dict of scalars for the log. The
+        loss is a mean over the batch, computed on the whole global batch.
+      optimizer: schedules, clipping and per-group settings inside; it sees the trainable parameters only, as a nested
+        dict.
+      trainable: path of a parameter ("decoder/layer1/kernel") -> whether this stage trains it. The rest gets no
+        gradient and no optimizer state.
       epochs: passes over the data; exactly one of `epochs` and `steps` is set.
       steps: optimizer steps over batches (a batch cut by `minibatches` counts once).
       batch_size: images of one global batch.
       drop_last: whether an incomplete last batch of an epoch is left out.
-      data: "train" (normal training images), "train+masks" (all training images, with masks), "auxiliary" (the data set of
-        `config.auxiliary`, with masks).
-      features: the frozen part, (variables, batch) -> pytree with leading axis b. Run once an image and cached; `loss` then finds
-        the result in batch["features"] and no image. None where images are augmented or the whole network is trained.
-      minibatches: (batch, key) -> the batch cut into several optimizer steps, stacked on a new leading axis (CFLOW's fibres);
+      data: "train" (normal training images), "train+masks" (all training images, with masks), "auxiliary" (the data set
+        of `config.auxiliary`, with masks).
+      features: the frozen part, (variables, batch) -> pytree with leading axis b. Run once an image and cached; `loss`
+        then finds the result in batch["features"] and no image. None where images are augmented or the whole network is
+        trained.
+      minibatches: (batch, key) -> the batch cut into several optimizer steps, stacked on a new leading axis (CFLOW's
+        fibres);
         None: one step a batch.
     """
 
@@ -92,9 +98,10 @@ class Fit:
 
     Attributes:
       name: unique within the method.
-      start: (variables, examples, batch_size) -> carry, a pytree of arrays of fixed shapes; `examples` is the number of images and
-        every batch holds `batch_size` of them, the last one filled up with images of weight 0 at its end.
-      update: (variables, carry, batch, step) -> carry; jitted, sharded, the old carry's memory is given up; `step` counts batches.
+      start: (variables, examples, batch_size) -> carry, a pytree of arrays of fixed shapes; `examples` is the number of
+        images and every batch holds `batch_size` of them, the last one filled up with images of weight 0 at its end.
+      update: (variables, carry, batch, step) -> carry; jitted, sharded, the old carry's memory is given up; `step`
+        counts batches.
       finish: (variables, carry, examples, key) -> variables; runs once, on the host, and may call jitted functions.
       data: as in `Train`, or "validation" (images held out of training, anomalous ones included where there are any).
     """
@@ -119,8 +126,8 @@ class Method:
 
     Attributes:
       normalization: (mean, std) of the input in [0, 1], one number a channel.
-      partition: (regular expression on "collection/path", PartitionSpec) pairs, the first match wins; arrays without a match are
-        replicated. Mesh axes are "data" and "model".
+      partition: (regular expression on "collection/path", PartitionSpec) pairs, the first match wins; arrays without a
+        match are replicated. Mesh axes are "data" and "model".
     """
 
     normalization: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET_NORMALIZATION
@@ -141,8 +148,8 @@ class Method:
     def predict_all(self, variables: Variables, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """Predictions of a whole set, batch by batch, in order.
 
-        The default scores each batch by itself. Methods that score images against each other (MuSc) or normalise over the set
-        (CFLOW) override it; `batches` may be iterated several times.
+        The default scores each batch by itself. Methods that score images against each other (MuSc) or normalise over
+        the set (CFLOW) override it; `batches` may be iterated several times.
         """
         predict = _jitted_predict(self)
         for batch in batches:

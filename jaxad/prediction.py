@@ -65,21 +65,31 @@ def rows_a_batch(batch_size: int, mesh: Mesh) -> int:
     return math.ceil(batch_size / parts) * parts
 
 
-def predict_split(method: Method, variables: Variables, split: Any, batch_size: int, mesh: Mesh, progress: str = "") -> Predictions:
-    """Maps and scores of every image of the split; images that only fill the last batch are left out.
+def predict_each(
+    method: Method, variables: Variables, split: Any, batch_size: int, mesh: Mesh, progress: str = ""
+) -> Iterator[tuple[int, Float[np.ndarray, "h w"], float]]:
+    """Index, anomaly map and score of every image of the split, in order; images that only fill the last batch are left
+    out.
 
     Raises:
       UserError: a map or score is not a number; the message names the image.
     """
     batches = Batches(split, rows_a_batch(batch_size, mesh), mesh, method.normalization, progress)
-    maps, scores, done = [], [], 0
+    index = 0
     for prediction in method.predict_all(variables, batches):
         found = sharding.to_host(prediction)
-        take = min(len(found.score), len(split) - done)
-        maps.append(found.map[:take])
-        scores.append(found.score[:take])
-        bad = np.isnan(maps[-1]).reshape(take, -1).any(1) | np.isnan(scores[-1])
-        if bad.any():
-            raise UserError(f"the anomaly map of {split.ids[done + int(np.argmax(bad))]} is not a number: look at this image")
-        done += take
-    return Predictions(np.concatenate(maps), np.concatenate(scores))
+        for anomaly_map, score in zip(found.map, found.score, strict=True):
+            if index == len(split):
+                break
+            if np.isnan(score) or np.isnan(anomaly_map).any():
+                raise UserError(f"the anomaly map of {split.ids[index]} is not a number: look at this image")
+            yield index, anomaly_map, float(score)
+            index += 1
+
+
+def predict_split(
+    method: Method, variables: Variables, split: Any, batch_size: int, mesh: Mesh, progress: str = ""
+) -> Predictions:
+    """Maps and scores of every image of the split; errors as `predict_each`."""
+    rows = list(predict_each(method, variables, split, batch_size, mesh, progress))
+    return Predictions(np.stack([row[1] for row in rows]), np.array([row[2] for row in rows], np.float32))

@@ -1,4 +1,6 @@
-"""The mesh, where arrays live on it, and the start of many processes: one code path for one CPU, eight GPUs and a TPU pod."""
+"""The mesh, where arrays live on it, and the start of many processes: one code path for one CPU, eight GPUs and a TPU
+pod.
+"""
 
 import os
 import re
@@ -15,14 +17,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxad.errors import UserError
 
 COORDINATOR, PROCESSES, PROCESS = "JAXAD_COORDINATOR", "JAXAD_PROCESSES", "JAXAD_PROCESS"
-CLUSTER_MARKS = ("SLURM_JOB_ID", "MEGASCALE_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_SIZE")
+CLUSTER_MARKS = (
+    "SLURM_JOB_ID",
+    "MEGASCALE_COORDINATOR_ADDRESS",
+    "TPU_WORKER_HOSTNAMES",
+    "JOB_COMPLETION_INDEX",
+    "OMPI_COMM_WORLD_SIZE",
+)
 
 
 def start_processes(distributed: str = "auto") -> None:
     """Joins this process to the others of the run; does nothing for a single process.
 
-    With the variables JAXAD_COORDINATOR (host:port), JAXAD_PROCESSES and JAXAD_PROCESS set, these say who takes part (launch/local).
-    Otherwise, under Slurm, GKE, MPI or on a TPU pod of several workers, JAX finds out by itself.
+    With the variables JAXAD_COORDINATOR (host:port), JAXAD_PROCESSES and JAXAD_PROCESS set, these say who takes part
+    (launch/local). Otherwise, under Slurm, GKE, MPI or on a TPU pod of several workers, JAX finds out by itself.
 
     Args:
       distributed: "auto"; "on", to let JAX look for a cluster even where no mark of one is seen; or "off".
@@ -34,7 +42,9 @@ def start_processes(distributed: str = "auto") -> None:
     if distributed == "off" or (distributed == "auto" and not given and not _in_cluster()):
         return
     if 0 < len(given) < 3:
-        raise UserError(f"only {', '.join(given)} is set: a run of many processes needs {COORDINATOR}, {PROCESSES} and {PROCESS}")
+        raise UserError(
+            f"only {', '.join(given)} is set: a run of many processes needs {COORDINATOR}, {PROCESSES} and {PROCESS}"
+        )
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -43,14 +53,18 @@ def start_processes(distributed: str = "auto") -> None:
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}; --distributed=off runs alone") from error
+        raise UserError(
+            f"cannot join the other processes: {str(error).splitlines()[0]}; --distributed=off runs alone"
+        ) from error
 
 
 def _in_cluster() -> bool:
     if os.environ.get("SLURM_JOB_ID") and os.environ.get("SLURM_NTASKS", "1") == "1":
         return False
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES")
-    return any(os.environ.get(mark) for mark in CLUSTER_MARKS if mark != "TPU_WORKER_HOSTNAMES") or bool(hosts and "," in hosts)
+    return any(os.environ.get(mark) for mark in CLUSTER_MARKS if mark != "TPU_WORKER_HOSTNAMES") or bool(
+        hosts and "," in hosts
+    )
 
 
 def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
@@ -94,8 +108,13 @@ def fitting(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> NamedShard
 
 def path_names(tree: Any, prefix: str = "") -> Any:
     """The tree with every leaf replaced by its path, "params/decoder/kernel"."""
-    name = lambda key: str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
-    return jax.tree_util.tree_map_with_path(lambda path, _: "/".join([prefix] * bool(prefix) + [name(k) for k in path]), tree)
+
+    def name(key) -> str:
+        return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "/".join([prefix] * bool(prefix) + [name(k) for k in path]), tree
+    )
 
 
 def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, PartitionSpec]], prefix: str = "") -> Any:
@@ -123,7 +142,9 @@ def put(tree: Any, where: Any) -> Any:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
-    """One batch to the devices: each process gives its part of the rows, or, with `whole`, all of them and every device holds them."""
+    """One batch to the devices: each process gives its part of the rows, or, with `whole`, all of them and every device
+    holds them.
+    """
     spec = PartitionSpec() if whole else PartitionSpec("data")
     sharding = NamedSharding(mesh, spec)
 
@@ -137,7 +158,7 @@ def put_batch(mesh: Mesh, batch: Mapping[str, Any], whole: bool = False) -> dict
 
 
 def to_host(tree: Any) -> Any:
-    """NumPy copies of the arrays; rows that other processes hold are fetched from them, so every process must call it."""
+    """NumPy copies of the arrays; rows of other processes are fetched from them, so every process must call it."""
 
     def fetch(leaf):
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:

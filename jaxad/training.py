@@ -1,4 +1,6 @@
-"""Runs the stages of a method: the sharded loop of a `Train` stage, the one pass of a `Fit` stage, both resumable at any batch."""
+"""Runs the stages of a method: the sharded loop of a `Train` stage, the one pass of a `Fit` stage, both resumable at
+any batch.
+"""
 
 import functools
 import math
@@ -20,9 +22,9 @@ from tqdm import tqdm
 from jaxad import sharding
 from jaxad.checkpoint import Checkpoints, Progress
 from jaxad.data.pipeline import evaluation_batches, training_iterator
-from jaxad.errors import UserError
+from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
-from jaxad.method import Batch, Fit, Method, Train, Variables
+from jaxad.method import Fit, Method, Train, Variables
 from jaxad.prediction import normalise, rows_a_batch
 
 
@@ -55,7 +57,9 @@ class Run:
 
     def split(self, stage: Train | Fit) -> Any:
         if stage.data not in self.splits:
-            raise UserError(f"stage {stage.name!r} needs {stage.data!r} images: name a data set for them in config.{stage.data}")
+            raise UserError(
+                f"stage {stage.name!r} needs {stage.data!r} images: name a data set for them in config.{stage.data}"
+            )
         split = self.splits[stage.data]
         if not len(split):
             raise UserError(f"stage {stage.name!r}: there is no image in {stage.data!r}")
@@ -73,7 +77,9 @@ def run_stages(run: Run) -> tuple[Variables, Progress]:
         variables, leaves, progress = run.method.init(jax.random.key(run.seed)), [], Progress()
     else:
         variables, leaves, progress = restored
-        logging.info("Resuming stage %d after batch %d from %s", progress.stage + 1, progress.step, run.checkpoints.directory)
+        logging.info(
+            "Resuming stage %d after batch %d from %s", progress.stage + 1, progress.step, run.checkpoints.directory
+        )
         run.log.rewind(progress.total)
     variables = place(run, variables)
     stages = run.method.stages(len(run.splits["train"]))
@@ -97,7 +103,8 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     per_epoch, total = stage.steps_per_epoch(len(source)), stage.total_steps(len(source))
     if not per_epoch:
         raise UserError(
-            f"stage {stage.name!r}: {len(source)} training images make no whole batch of {stage.batch_size}: set --config.train.batch_size lower"
+            f"stage {stage.name!r}: {len(source)} training images make no whole batch of "
+            f"{stage.batch_size}: set --config.train.batch_size lower"
         )
     trained, frozen = select(variables["params"], stage.trainable)
     optimizer_state = jax.jit(stage.optimizer.init)(trained)
@@ -109,7 +116,11 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
         source = cache_features(run, stage, variables, source)
     whole = stage.batch_size % run.mesh.shape["data"] != 0
     if whole:
-        logging.warning("Batches of %d do not divide over %d devices: every device computes all of them", stage.batch_size, run.mesh.shape["data"])
+        logging.warning(
+            "Batches of %d do not divide over %d devices: every device computes all of them",
+            stage.batch_size,
+            run.mesh.shape["data"],
+        )
     batches = training_iterator(
         source,
         batch_size=stage.batch_size,
@@ -126,9 +137,15 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     bar = tqdm(total=total, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0)
     for step in range(progress.step, total):
         batch = dict(next(batches))
-        local = batch.pop("replicated", False) or whole or len(batch["index"]) * (1 if whole else jax.process_count()) % run.mesh.shape["data"] != 0
+        local = (
+            batch.pop("replicated", False)
+            or whole
+            or len(batch["index"]) * (1 if whole else jax.process_count()) % run.mesh.shape["data"] != 0
+        )
         placed = sharding.put_batch(run.mesh, batch, whole=bool(local))
-        trained, rest, optimizer_state, metrics = update(trained, rest, optimizer_state, frozen, placed, jax.random.fold_in(key, step))
+        trained, rest, optimizer_state, metrics = update(
+            trained, rest, optimizer_state, frozen, placed, jax.random.fold_in(key, step)
+        )
         progress = replace(progress, step=step + 1, total=start.total + step + 1 - start.step)
         watch.add(progress, batch["index"], metrics)
         bar.update()
@@ -137,7 +154,9 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
             watch.settle()
             found = run.evaluate({**rest, "params": merge(frozen, trained)})
             epoch = (step + 1) // per_epoch
-            progress = replace(progress, metrics=(*progress.metrics, {"total": progress.total, "epoch": epoch, **found}))
+            progress = replace(
+                progress, metrics=(*progress.metrics, {"total": progress.total, "epoch": epoch, **found})
+            )
             run.log.write(progress.total, {f"test/{name}": value for name, value in found.items()})
             bar.set_postfix(found)
         if (progress.total % run.checkpoint_every == 0 or epoch_ends) and step + 1 < total:
@@ -196,14 +215,21 @@ def fit(run: Run, stage: Fit, variables: Variables, leaves: list, progress: Prog
         source, rows, process_index=jax.process_index(), process_count=jax.process_count(), start=progress.step
     )
     begin = progress.total - progress.step
-    with tqdm(total=steps, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0) as bar:
+    with tqdm(
+        total=steps, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0
+    ) as bar:
         for step, batch in enumerate(batches, progress.step):
             carry = update(variables, carry, sharding.put_batch(run.mesh, batch), np.int32(step))
             progress = replace(progress, step=step + 1, total=begin + step + 1)
             bar.update()
             if progress.total % run.checkpoint_every == 0:
                 run.checkpoints.save(variables, carry, progress)
-    variables = stage.finish(variables, carry, len(source), run.key(progress.stage))
+    try:
+        variables = stage.finish(variables, carry, len(source), run.key(progress.stage))
+    except NotFiniteError as error:
+        raise UserError(
+            f"stage {stage.name!r}: {error} ({', '.join(source.ids[i] for i in error.images[:5])})"
+        ) from error
     return place(run, variables), progress
 
 
@@ -213,7 +239,9 @@ def select(params: Any, trainable: Callable[[str], bool]) -> tuple[Any, Any]:
     trained = {path: leaf for path, leaf in flat.items() if trainable(path)}
     frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
     if not trained:
-        raise ValueError("no parameter is trained by this stage: its `trainable` accepts none of " + ", ".join(list(flat)[:5]))
+        raise ValueError(
+            "no parameter is trained by this stage: its `trainable` accepts none of " + ", ".join(list(flat)[:5])
+        )
     nest = functools.partial(flax.traverse_util.unflatten_dict, sep="/")
     return nest(trained), nest(frozen)
 
@@ -230,7 +258,9 @@ def refill(tree: Any, leaves: list, stage: str) -> Any:
     own = jax.tree.leaves(tree)
     shapes = [(np.shape(leaf), np.shape(saved)) for leaf, saved in zip(own, leaves, strict=False)]
     if len(own) != len(leaves) or any(a != b for a, b in shapes):
-        raise UserError(f"the checkpoint's state of stage {stage!r} does not fit this config: start in another --workdir")
+        raise UserError(
+            f"the checkpoint's state of stage {stage!r} does not fit this config: start in another --workdir"
+        )
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
@@ -250,7 +280,9 @@ def like(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
 
 
 class LossWatch:
-    """Looks at each batch's loss one batch later, so that the device never waits, and stops the run when it is not finite."""
+    """Looks at each batch's loss one batch later, so that the device never waits, and stops the run when it is not
+    finite.
+    """
 
     def __init__(self, stage: Train, source: Any, run: Run):
         self.stage, self.source, self.run = stage, source, run
@@ -274,7 +306,7 @@ class LossWatch:
         if not math.isfinite(values["loss"]):
             ids = ", ".join(str(self.source.ids[i]) for i in index)
             raise UserError(
-                f"stage {self.stage.name!r}: the loss is {values['loss']} at step {progress.step}, on the images {ids}: "
+                f"stage {self.stage.name!r}: the loss is {values['loss']} at step {progress.step}, images {ids}: "
                 "lower the learning rate or look at these images; the last checkpoint is kept"
             )
         if progress.total % self.run.log_every == 0 or progress.step == 1:
@@ -282,7 +314,9 @@ class LossWatch:
             speed = len(index) * self.run.log_every / max(now - self.clock, 1e-9)
             self.clock = now
             extra = {} if progress.step == 1 else {"images_per_second": speed}
-            self.run.log.write(progress.total, {f"{self.stage.name}/{name}": v for name, v in {**values, **extra}.items()})
+            self.run.log.write(
+                progress.total, {f"{self.stage.name}/{name}": v for name, v in {**values, **extra}.items()}
+            )
 
 
 class FeatureSource:
@@ -324,27 +358,42 @@ def cache_features(run: Run, stage: Train, variables: Variables, split: Any) -> 
     def compute(variables, batch):
         return stage.features(variables, normalise(batch, run.method.normalization))
 
-    rows = rows_a_batch(run.batch_size, run.mesh)
+    rows, where = rows_a_batch(run.batch_size, run.mesh), (jax.process_index(), jax.process_count())
+    batches = evaluation_batches(split, rows, process_index=where[0], process_count=where[1])
+    title, steps = f"{stage.name}: features", math.ceil(len(split) / rows)
     features, done = None, 0
-    batches = evaluation_batches(split, rows, process_index=jax.process_index(), process_count=jax.process_count())
-    for batch in tqdm(batches, total=math.ceil(len(split) / rows), desc=f"{stage.name}: features", unit="batch", disable=jax.process_index() > 0):
+    for batch in tqdm(batches, total=steps, desc=title, unit="batch", disable=where[0] > 0):
         found = sharding.to_host(compute(variables, sharding.put_batch(run.mesh, batch)))
         if features is None:
             size = sum(leaf.nbytes / rows for leaf in jax.tree.leaves(found)) * len(split)
             memory, disk = run.feature_bytes
             if size > memory + disk:
-                logging.warning("Features of %.1f GiB are over the budget of config.features: computed anew in every epoch", size / 2**30)
-                kept = jax.tree.map(jnp.copy, variables)  # training gives up the memory of the parameters that it changes
-                return FeaturesOnTheFly(split, lambda batch: sharding.to_host(compute(kept, batch)))
-            features = jax.tree.map(functools.partial(allocate, len(split), None if size <= memory else run.workdir / "features"), found)
+                logging.warning("Features of %.1f GiB are over the budget of config.features", size / 2**30)
+                return on_the_fly(compute, variables, split)
+            folder = None if size <= memory else run.workdir / "features"
+            features = jax.tree.map(functools.partial(allocate, len(split), folder), found)
         take = min(rows, len(split) - done)
-        for leaf in jax.tree.leaves(found):
-            bad = ~np.isfinite(leaf[:take]).reshape(take, -1).all(1)
-            if bad.any():
-                raise UserError(f"stage {stage.name!r}: the features of {split.ids[done + int(np.argmax(bad))]} are not finite: look at this image and the backbone's weights")
-        jax.tree.map(lambda kept, leaf, a=done, n=take: kept.__setitem__(slice(a, a + n), leaf[:n]), features, found)
+        check_finite(stage, split, found, done, take)
+        for kept, new in zip(jax.tree.leaves(features), jax.tree.leaves(found), strict=True):
+            kept[done : done + take] = new[:take]
         done += take
     return FeatureSource(split, features)
+
+
+def check_finite(stage: Train, split: Any, features: Any, first: int, count: int) -> None:
+    for leaf in jax.tree.leaves(features):
+        bad = ~np.isfinite(leaf[:count]).reshape(count, -1).all(1)
+        if bad.any():
+            raise UserError(
+                f"stage {stage.name!r}: the features of {split.ids[first + int(np.argmax(bad))]} are not finite: "
+                "look at this image and at the weights of config.backbone"
+            )
+
+
+def on_the_fly(compute: Callable, variables: Variables, split: Any) -> FeaturesOnTheFly:
+    """The source without a cache; training gives up the memory of the variables it changes, so it keeps a copy."""
+    copy = jax.tree.map(jnp.copy, variables)
+    return FeaturesOnTheFly(split, lambda batch: sharding.to_host(compute(copy, batch)))
 
 
 def allocate(count: int, folder: Path | None, like: np.ndarray) -> np.ndarray:
