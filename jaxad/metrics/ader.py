@@ -1,8 +1,9 @@
 """The pixel and image metrics as ADer's evaluator approximates them, for tables that must be comparable with MIRAD's.
 
 ADer (zhangzjn/ADer, util/metric.py) has two modes. With `use_adeval=True` (its benchmark configs) the pixel areas come
-from histograms of 50 strips of the score range (package ADEval 1.1.0); with `use_adeval=False` P-AUROC and P-AP are exact
-and AUPRO has 100 equal steps. Either AUPRO can be a point away from the exact one. F1 and IoU are taken over 21 thresholds.
+from histograms of 50 strips of the score range (package ADEval 1.1.0). With `use_adeval=False` P-AUROC and P-AP are
+exact and AUPRO has 100 equal steps. Either AUPRO can be a point away from the exact one. F1 and IoU are taken over 21
+thresholds.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Counts:
 
 
 def score_range(pixels: Pixels) -> tuple[np.floating, np.floating]:
-    """Smallest and largest score over the pixels that can be scored (padding left out), in the dtype of the maps."""
+    """Smallest and largest score of all pixels but padding, in the maps' dtype; NaN where no pixel is anomalous."""
+    if not pixels.anomalous.size:
+        return pixels.maps.dtype.type(NAN), pixels.maps.dtype.type(NAN)
     if pixels.valid is None:
         return pixels.maps.min(), pixels.maps.max()
     infinity = pixels.maps.dtype.type(np.inf)
@@ -93,7 +96,7 @@ def strip_areas(
       NaN three times where the maps are constant or one class of pixels is missing.
     """
     low, high = score_range(pixels)
-    if pixels.anomalous.size == 0 or low == high:
+    if not low < high:
         return NAN, NAN, NAN
     dtype = pixels.maps.dtype.type
     if cuda:
@@ -126,11 +129,11 @@ def strip_areas(
 def stepped_aupro(pixels: Pixels, steps: int = 100, limit: float = FPR_LIMIT) -> float:
     """ADer's own AUPRO (from CFLOW's code): equal steps of the score range, prediction = score > threshold.
 
-    Only points with a false positive rate below `limit` count, nothing is interpolated at it, and the rates that are left
-    are stretched to [0, 1]. NaN where fewer than two different rates are left.
+    Only points with a false positive rate below `limit` count, nothing is interpolated at it, and the rates that are
+    left are stretched to [0, 1]. NaN where fewer than two different rates are left.
     """
     low, high = score_range(pixels)
-    if pixels.regions == 0 or low == high:
+    if not low < high:
         return NAN
     thresholds = np.arange(low, high, (high - low) / steps, dtype=np.float64)
     counts = _count(pixels, _round_down(thresholds, pixels), strict=True)
@@ -163,13 +166,16 @@ def threshold_metrics(pixels: Pixels) -> dict[str, float]:
 
     `*_max_px` is the largest over 0, 0.05, ..., 1; `*_px_0.2_0.8_0.1` the mean over 0.2, 0.3, ..., 0.8.
     """
-    low, high = score_range(pixels)
     names = ("F1", "Acc", "IoU")
-    if low == high or pixels.anomalous.size == 0:
-        return {f"m{name}_{kind}": NAN for name in names for kind in ("max_px", "px_0.2_0.8_0.1")}
+    low, high = score_range(pixels)
+    undefined = {f"m{name}_{kind}": NAN for name in names for kind in ("max_px", "px_0.2_0.8_0.1")}
+    if not low < high:
+        return undefined
     fine, coarse = np.arange(0.0, 1.0 + 1e-3, 0.05), np.arange(0.2, 0.8 + 1e-3, 0.1)
     thresholds = _round_down(np.concatenate([fine, coarse]), pixels)
     counts = _count(pixels, thresholds, lambda v: (v - low) / (high - low), strict=True)
+    if counts.total_normal == 0:
+        return undefined
     hits, predicted, wanted = counts.anomalous, counts.normal + counts.anomalous, counts.total_anomalous
     precision, recall = hits / (predicted + 1e-8), hits / (wanted + 1e-8)
     iou = hits / (predicted + wanted - hits + 1e-8)
@@ -197,7 +203,8 @@ def image_scores(
     for index, anomaly_map in enumerate(maps):
         means, usable = anomaly_map, None if valid is None else valid[index]
         if size > 1:
-            means = _window_sums(anomaly_map, size) / size**2
+            # padding may hold anything, NaN too, and must not reach the sums of other windows
+            means = _window_sums(anomaly_map if usable is None else np.where(usable, anomaly_map, 0), size) / size**2
             usable = None if usable is None else _window_sums(usable, size) == size**2
         candidates = means.ravel() if usable is None else means[usable]
         if candidates.size == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,6 +25,19 @@ from jaxad.metrics.ranking import (
 from jaxad.metrics.regions import Regions, label_regions
 
 Mode = Literal["exact", "ader", "ader_steps"]
+
+
+_IMAGE_METRICS = {"I-AUROC": auroc, "I-AP": average_precision, "I-F1max": f1_max}
+_PIXEL_METRICS = {"P-AUROC": auroc, "P-AP": average_precision, "P-F1max": f1_max, "AUPRO": aupro}
+_ADER_NAMES = {
+    "I-AUROC": "mAUROC_sp_max",
+    "I-AP": "mAP_sp_max",
+    "I-F1max": "mF1_max_sp_max",
+    "P-AUROC": "mAUROC_px",
+    "P-AP": "mAP_px",
+    "P-F1max": "mF1_max_px",
+    "AUPRO": "mAUPRO_px",
+}
 
 
 def evaluate(
@@ -49,33 +63,34 @@ def evaluate(
       labels: true for defective images.
       valid: false where a pixel is padding; padding never counts.
       has_mask: false for images whose ground truth is unknown; none of their pixels counts (ADer's modes: see there).
-      mode: "exact": every distinct score is a threshold, ties included; AUPRO up to a false positive rate of 0.3, as MVTec's
-        evaluation. "ader": ADer's evaluator as its benchmark configs set it (`use_adeval=True`, 50 strips), the one behind MIRAD's
-        tables. "ader_steps": ADer's evaluator with `use_adeval=False` (exact P-AUROC and P-AP, AUPRO in 100 steps).
-        As in ADer, these two score an image by the largest value of its map, call it defective where its mask is not empty, treat an
-        image of unknown ground truth as one without defect, and search P-F1max over 21 thresholds. A data set without any mask
-        keeps the given labels.
-      pooling: ADer's modes: score an image by the largest mean over windows of pooling x pooling pixels (16 or 21 for some methods).
+      mode: "exact": every distinct score is a threshold, ties included; AUPRO up to a false positive rate of 0.3, as
+        MVTec's evaluation. "ader": ADer's evaluator as its benchmark configs set it (`use_adeval=True`, 50 strips), the
+        one behind MIRAD's tables. "ader_steps": ADer's evaluator with `use_adeval=False` (exact P-AUROC and P-AP, AUPRO
+        in 100 steps). As in ADer, these two score an image by the largest value of its map, call it defective where its
+        mask is not empty, treat an image of unknown ground truth as one without defect, and search P-F1max over 21
+        thresholds. A data set without any mask keeps the given labels.
+      pooling: ADer's modes: score an image by the largest mean over windows of pooling x pooling pixels (16 or 21 for
+        some methods).
       regions: `label_regions(masks, valid=valid, has_mask=has_mask)`, to label them once for many evaluations.
-      pixel_ranking: mode "exact": `rank_pixels(split_pixels(...))` of the same arguments, where it is there already for the curves.
+      pixel_ranking: mode "exact": `rank_pixels(split_pixels(...))` of the same arguments, made before for the curves.
       name: the category, for messages.
 
     Returns:
-      I-AUROC, I-AP, I-F1max, and where any image has a mask P-AUROC, P-AP, P-F1max, AUPRO. What the test set leaves undefined (no normal
-      or no defective image or pixel, ADer's modes: constant maps) is NaN, with one warning.
+      I-AUROC, I-AP, I-F1max, and where any image has a mask P-AUROC, P-AP, P-F1max, AUPRO. What the test set leaves
+      undefined (no normal or no defective image or pixel; ADer's modes: constant maps) is NaN, with one warning.
 
     Raises:
-      UserError: a map or a score is NaN or infinite (the message has the image's index), or `mode` and `pooling` do not fit.
+      UserError: a map or a score is NaN or infinite (the message has the image's index), or `mode` and `pooling` do
+        not fit.
     """
     if mode not in get_args(Mode):
         raise UserError(f"metrics mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
     if pooling is not None and mode == "exact":
-        raise UserError(
-            f"metrics pooling is {pooling} in mode 'exact', expected none: it is a step of ADer's modes only"
-        )
+        raise UserError(f"metrics pooling is {pooling} in mode 'exact', expected none: only ADer's modes pool")
     maps, scores, labels = _as_float(maps), _as_float(scores), np.asarray(labels).astype(bool)
-    if masks is not None:
-        masks = np.asarray(masks).astype(bool, copy=False)
+    masks, valid, has_mask = (
+        None if array is None else np.asarray(array).astype(bool, copy=False) for array in (masks, valid, has_mask)
+    )
     _check(name, maps, masks, scores, labels, valid, has_mask)
     if has_mask is not None and not has_mask.any():
         masks = None
@@ -83,12 +98,12 @@ def evaluate(
         regions = label_regions(masks, valid=valid, has_mask=has_mask)
 
     if mode == "exact":
-        result = _exact(rank_images(scores, labels), ("I-AUROC", "I-AP", "I-F1max"))
+        result = _all(_IMAGE_METRICS, rank_images(scores, labels))
         if masks is not None:
             if pixel_ranking is None:
                 pixels = split_pixels(maps, masks, valid=valid, has_mask=has_mask, regions=regions)
                 pixel_ranking = rank_pixels(pixels)
-            result |= _exact(pixel_ranking, ("P-AUROC", "P-AP", "P-F1max", "AUPRO"))
+            result |= _all(_PIXEL_METRICS, pixel_ranking)
     else:
         values = {}
         if masks is not None and regions is not None:
@@ -99,24 +114,12 @@ def evaluate(
             values = ader.pixel_metrics(pixels, adeval=mode == "ader")
         values |= ader.image_metrics(ader.image_scores(maps, valid=valid, pooling=pooling), labels)
         result = {ours: values[theirs] for ours, theirs in _ADER_NAMES.items() if theirs in values}
-    _warn_of_nan(name, result, labels)
+    _warn_of_nan(name, mode, result, labels)
     return result
 
 
-_ADER_NAMES = {
-    "I-AUROC": "mAUROC_sp_max",
-    "I-AP": "mAP_sp_max",
-    "I-F1max": "mF1_max_sp_max",
-    "P-AUROC": "mAUROC_px",
-    "P-AP": "mAP_px",
-    "P-F1max": "mF1_max_px",
-    "AUPRO": "mAUPRO_px",
-}
-
-
-def _exact(ranking: Ranking, names: tuple[str, ...]) -> dict[str, float]:
-    metrics = (auroc, average_precision, f1_max, aupro)
-    return {name: metric(ranking) for name, metric in zip(names, metrics, strict=False)}
+def _all(metrics: dict[str, Callable[[Ranking], float]], ranking: Ranking) -> dict[str, float]:
+    return {name: metric(ranking) for name, metric in metrics.items()}
 
 
 def _as_float(values) -> np.ndarray:
@@ -129,9 +132,7 @@ def _check(name, maps, masks, scores, labels, valid, has_mask) -> None:
     for expected, arrays in zip((maps.shape, maps.shape[:1]), shapes, strict=True):
         for argument, array in arrays.items():
             if array is not None and array.shape != expected:
-                raise ValueError(
-                    f"{name}: {argument} has shape {array.shape}, expected {expected} for maps of {maps.shape}"
-                )
+                raise ValueError(f"{name}: {argument} has shape {array.shape}, expected {expected} as the maps")
     for index, anomaly_map in enumerate(maps):
         finite = np.isfinite(anomaly_map)
         if not finite.all() and (valid is None or not finite[valid[index]].all()):
@@ -143,13 +144,14 @@ def _check(name, maps, masks, scores, labels, valid, has_mask) -> None:
         raise UserError(f"{name}: the score of image {index} is {scores[index]}, expected a finite number")
 
 
-def _warn_of_nan(name: str, result: dict[str, float], labels: Bool[np.ndarray, " n"]) -> None:
+def _warn_of_nan(name: str, mode: Mode, result: dict[str, float], labels: Bool[np.ndarray, " n"]) -> None:
     undefined = [metric for metric, value in result.items() if math.isnan(value)]
     if undefined:
-        defective = int(labels.sum())
+        normal, defective = int(np.sum(~labels)), int(np.sum(labels))
+        varied = "" if mode == "exact" else ", and maps that are not constant"
         warnings.warn(
-            f"{name}: {', '.join(undefined)} cannot be computed (NaN): the test set has {len(labels) - defective} normal and "
-            f"{defective} defective images; each metric needs both kinds of images or pixels",
+            f"{name}: {', '.join(undefined)} cannot be computed (NaN): the test set has {normal} normal and "
+            f"{defective} defective images; needed are both kinds of images, both kinds of pixels{varied}",
             RuntimeWarning,
             stacklevel=3,
         )

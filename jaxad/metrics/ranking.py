@@ -1,8 +1,8 @@
 """Exact ranking metrics from one sort: AUROC, AP, F1max and AUPRO with ties, over all pixels or all images.
 
-Few pixels are anomalous, and every curve bends only at their scores. So the anomalous scores are sorted once as a whole,
-and the normal ones block by block, only to count how many lie at or above each anomalous score. Counts are integers,
-areas float64.
+Few pixels are anomalous, and every curve bends only at their scores. So the anomalous scores are sorted once as a
+whole, and the normal ones block by block, only to count how many lie at or above each anomalous score. Counts are
+integers, areas float64.
 """
 
 from __future__ import annotations
