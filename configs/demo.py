@@ -1,0 +1,12 @@
+"""The demo: PatchCore on electroluminescence photographs of solar cells (ELPV), one model for mono and one for polycrystalline.
+
+python -m jaxad.main --config=configs/demo.py --workdir=runs/demo
+"""
+
+from ml_collections import ConfigDict
+
+from configs import patchcore_lite
+
+
+def get_config(dataset: str = "elpv") -> ConfigDict:
+    return patchcore_lite.get_config(dataset)
