@@ -50,9 +50,13 @@ def load_backbone(
     Raises:
       UserError: as `load_state_dict`, and where the tensors are not those of the network `name`.
     """
-    from jaxad.backbones import from_torch  # jax and flax
+    from jaxad.backbones import from_torch
 
-    return from_torch(name, load_state_dict(source, offline=offline, sha256=sha256), taps=taps)
+    state_dict = load_state_dict(source, offline=offline, sha256=sha256)
+    try:
+        return from_torch(name, state_dict, taps=taps)
+    except UserError as error:
+        raise UserError(f"weights {source}: {error}") from None
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -76,9 +80,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="np") as file:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a readable .safetensors file ({_reason(error)}); copy or download it again"
-        ) from None
+        raise UserError(f"{path}: not a readable .safetensors file ({_reason(error)}); get it again") from None
     bfloat16 = [key for key, value in arrays.items() if value.dtype == ml_dtypes.bfloat16]
     return arrays | {key: arrays[key].astype(np.float32) for key in bfloat16}
 

@@ -2,12 +2,12 @@
 
 A .pth file is a pickle, and a pickle is a program: `torch.save` writes one that names the functions to call. Here the
 opcodes are interpreted one by one, and only those that `torch.save` needs for tensors, containers and scalars exist; a
-global is a name that is compared with a list, never looked up, so nothing is imported and nothing is called. The standard
-unpickler is not used even in restricted form: it sizes its memo table by numbers in the file and calls methods of the
-objects it builds.
+global is a name that is compared with a list, never looked up, so nothing is imported and nothing is called. The
+standard unpickler is not used even in restricted form: it sizes its memo table by numbers in the file and calls methods
+of the objects it builds.
 
-Both forms are read: the zip archive (PyTorch 1.6 and later) and the older one, five pickles in a row with the raw numbers
-after them. The tar form of 2016 is refused.
+Both forms are read: the zip archive (PyTorch 1.6 and later) and the older one, five pickles in a row with the raw
+numbers after them. The tar form of 2016 is refused.
 """
 
 import io
@@ -105,11 +105,11 @@ class View:
 def read_pth(path: str | Path) -> Any:
     """What `torch.save` wrote, as dicts, lists, tuples and scalars, with a NumPy array where a tensor was.
 
-    Arrays are read-only; tensors that shared memory still share it. bfloat16 is widened to float32, other dtypes are kept.
+    Arrays are read-only; tensors that shared memory still share it. bfloat16 is widened to float32, other dtypes stay.
 
     Raises:
-      UserError: the file is missing, truncated, damaged, not a checkpoint, claims more numbers than it holds, or names a
-        global other than those in `ALLOWED`. Nothing from the file has been run.
+      UserError: the file is missing, truncated, damaged, not a checkpoint, claims more numbers than it holds, or names
+        a global other than those in `ALLOWED`. Nothing from the file has been run.
     """
     return _at(path, lambda tree: tree)
 
@@ -184,10 +184,8 @@ def _read_zip(file: IO[bytes], size: int) -> Any:
         for entry in entries:
             name = entry.orig_filename
             parts = name.split("/")
-            strange = (
-                {"", ".", ".."} & set(parts[:-1]) or parts[-1] in (".", "..") or "\\" in name or name != entry.filename
-            )
-            if parts[0] != tops[0] or len(parts) < 2 or strange:
+            strange = {"", ".", ".."} & set(parts[:-1]) or parts[-1] in (".", "..") or "\\" in name
+            if strange or name != entry.filename or parts[0] != tops[0] or len(parts) < 2:
                 raise Refused(f"the zip entry {_shown(name)!r} does not lie in the folder {_shown(tops[0])!r}")
             stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
             if not stored or entry.flag_bits & 1:
@@ -405,28 +403,23 @@ def _rebuild(function: Global, arguments: tuple[Any, ...]) -> Any:
             result: dict[Any, Any] = {}
             for pair in pairs:
                 _set_items(result, list(pair) if type(pair) in (list, tuple) and len(pair) == 2 else [pair])
+            pairs.clear()  # one list can fill one dict: copies of it would grow with the square of the file
             return result
-        case "torch.Size", (tuple() as size,):
+        case "torch.Size", (tuple() as size,) if len(size) <= MAX_AXES:
             return tuple(_count(n) for n in size)
         case "torch._utils._rebuild_parameter", (View() as view, _, _):
             return view
-        case "torch._utils._rebuild_tensor_v2", (
-            Storage() as storage,
-            offset,
-            tuple() as size,
-            tuple() as stride,
-            *rest,
-        ):
+        case "torch._utils._rebuild_tensor_v2", (Storage() as base, offset, tuple() as size, tuple() as stride, *rest):
             # rest: requires_grad, hooks, and in newer files metadata, which plain tensors do not have
             axes_agree = len(size) == len(stride) <= MAX_AXES
             if len(rest) not in (2, 3) or rest[2:] not in ([], [None]) or not axes_agree:
                 raise Refused("malformed tensor")
-            return View(storage, _count(offset), tuple(map(_count, size)), tuple(map(_count, stride)))
+            return View(base, _count(offset), tuple(map(_count, size)), tuple(map(_count, stride)))
     raise Refused(f"malformed pickle: {function.name} with {len(arguments)} unexpected arguments")
 
 
 def _view(view: View, numbers: np.ndarray, limit: int) -> np.ndarray:
-    """The tensor as a read-only view of its storage's numbers; refused where it reaches past them or outgrows the file."""
+    """The tensor as a read-only view of its storage's numbers, refused where it reaches past them."""
     if math.prod(max(n, 1) for n in view.size) * numbers.itemsize > 2 * limit:  # 2: bfloat16 is widened
         raise Refused(f"a tensor of storage {view.storage.key} is larger than the file")
     if 0 in view.size:
