@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from jaxad.errors import UserError
 from jaxad.weights import DEFAULT, load_state_dict, resolve
-from tests.golden.load import folder, load
+from tests.golden.load import folder
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 FILE = save({"conv1.weight": np.arange(6, dtype=np.float32)})
@@ -212,9 +212,10 @@ def lite0():
 
 
 def real_weights():
-    """(package, sha256) that the golden fixtures with real weights were made with."""
-    found = [load(path).external_weights for path in sorted(folder().rglob("efficientnet_lite0_*.npz"))]
-    return [(w["package"].split("==")[0], w["sha256"]) for w in found if w]
+    """(package, sha256) of every golden fixture that was made with real weights."""
+    metas = [json.loads(str(np.load(path)["meta"])) for path in sorted(folder().rglob("*.npz"))]
+    weights = [meta["external_weights"] for meta in metas if meta["external_weights"]]
+    return [(entry["package"].split("==")[0], entry["sha256"]) for entry in weights]
 
 
 def test_the_wheel_gives_the_weights_of_the_golden_fixtures_without_running_its_code():
