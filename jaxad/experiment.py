@@ -90,6 +90,14 @@ def run(
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What an evaluation found: metrics as fractions, curves of the images and, with masks, of the pixels."""
+
+    values: dict[str, float]
+    curves: dict[str, metrics.Curves]
+
+
+@dataclass(frozen=True)
 class Model:
     """One model of a run: its categories, its folder."""
 
@@ -192,22 +200,24 @@ class Model:
         """The metrics of the test images, averaged over the categories: for the log during training."""
         split = self.split("test")
         found = self.predict(variables, split, "")
-        rows = [self.metrics_of(found, split, members) for _, members in by_category(split)]
+        rows = [self.metrics_of(found, split, members).values for _, members in by_category(split)]
         names = rows[0].keys()
         return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
-    def metrics_of(self, found: prediction.Predictions, split: pipeline.Split, members: np.ndarray) -> dict[str, float]:
+    def metrics_of(self, found: prediction.Predictions, split: pipeline.Split, members: np.ndarray) -> Measured:
+        """Metrics and curves of some images of the split."""
         truth = ground_truth(split, members)
-        return metrics.evaluate(
-            found.maps[members],
-            truth.masks,
-            found.scores[members],
-            truth.labels,
-            valid=truth.valid,
-            has_mask=truth.has_mask,
-            mode=self.config.evaluation.metrics,
-            name=str(np.asarray(split.categories)[members[0]]),
-        )
+        maps, scores = found.maps[members], found.scores[members]
+        known = {"valid": truth.valid, "has_mask": truth.has_mask}
+        curves = {"image": metrics.curves(metrics.rank_images(scores, truth.labels))}
+        ranking = None
+        if truth.masks is not None:
+            ranking = metrics.rank_pixels(metrics.split_pixels(maps, truth.masks, **known))
+            curves["pixel"] = metrics.curves(ranking)
+        mode, name = self.config.evaluation.metrics, split.categories[int(members[0])]
+        exact = {"pixel_ranking": ranking} if mode == "exact" else {}
+        values = metrics.evaluate(maps, truth.masks, scores, truth.labels, mode=mode, name=name, **known, **exact)
+        return Measured(values, curves)
 
     def evaluate(self) -> list[report.CategoryResult]:
         """Predicts the test images with the finished checkpoint and writes the results of each category into the
@@ -235,7 +245,7 @@ class Model:
         return results
 
     def result(self, category, members, found, split, threshold, progress, seconds) -> report.CategoryResult:
-        truth = ground_truth(split, members)
+        truth, measured = ground_truth(split, members), self.metrics_of(found, split, members)
         maps, scores = found.maps[members], found.scores[members]
         ids, kinds = [split.ids[i] for i in members], [split.defect_types[i] for i in members]
         cases = []
@@ -257,7 +267,7 @@ class Model:
             )
         return report.CategoryResult(
             category=category,
-            metrics=self.metrics_of(found, split, members),
+            metrics=measured.values,
             ids=ids,
             scores=scores,
             labels=truth.labels,
@@ -265,7 +275,7 @@ class Model:
             threshold=threshold,
             false_alarm_rate=progress.notes.get("false_alarm_rate"),
             calibration_images=progress.notes.get("calibration_images", 0),
-            curves=metrics.curves(maps, truth.masks, scores, truth.labels, valid=truth.valid, has_mask=truth.has_mask),
+            curves=measured.curves,
             seconds=seconds,
             cases=cases,
         )

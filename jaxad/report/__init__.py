@@ -1,0 +1,24 @@
+"""Results for people and programs: tables beside the published numbers, pictures, one self-contained HTML page."""
+
+from jaxad.report.atomic import write_text
+from jaxad.report.category import Case, CategoryResult, choose_cases
+from jaxad.report.gallery import save_cases, with_cases
+from jaxad.report.predictions import PredictionWriter
+from jaxad.report.published import Published, lookup
+from jaxad.report.results import read, write
+from jaxad.report.table import format_table
+
+__all__ = [
+    "Case",
+    "CategoryResult",
+    "PredictionWriter",
+    "Published",
+    "choose_cases",
+    "format_table",
+    "lookup",
+    "read",
+    "save_cases",
+    "with_cases",
+    "write",
+    "write_text",
+]
