@@ -67,7 +67,7 @@ def _pooling_kernels(
     area = patch_size**2
     share = slice(layer * pretrain_dim, (layer + 1) * pretrain_dim)
     both = adaptive_pooling(layers * pretrain_dim, target_dim)[:, share] @ adaptive_pooling(width * area, pretrain_dim)
-    touched = np.flatnonzero(both.getnnz(axis=1))
+    touched = np.flatnonzero(np.diff(both.indptr))
     first, last = touched[0], touched[-1] + 1
     weight = both[first:last].toarray().reshape(-1, width, area)
 

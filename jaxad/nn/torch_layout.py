@@ -11,7 +11,7 @@ from jaxad.errors import UserError, did_you_mean
 
 
 class _Layout(NamedTuple):
-    """A leaf's name in PyTorch, where each of PyTorch's axes lies in Flax's leaf, and whether kh and kw run backwards."""
+    """A leaf's PyTorch name, where each of PyTorch's axes lies in Flax's leaf, and whether kh and kw run backwards."""
 
     suffix: str
     axes: tuple[int, ...]

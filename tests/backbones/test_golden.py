@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxad import backbones
@@ -104,7 +105,7 @@ def test_training_mode_equals_the_reference(path):
         if not outputs:
             by_name = backbones.to_torch({"params": gradients})
             norms = [np.linalg.norm(by_name[key]) for key in case.settings["grad_keys"]]
-            outputs = {"logits": logits, "loss": loss, "grad_norm": norms}
+            outputs = {"logits": logits, "loss": [loss], "grad_norm": norms}
             outputs |= backbones.to_torch({"batch_stats": batch_stats})
     outputs["loss_sequence"] = losses
     for key in case.expected:
