@@ -116,7 +116,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _shard_iterators_per_split(self, dl_manager):
         try:
-            manual_dir = Path(dl_manager.manual_dir)
+            manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         except AssertionError:  # TFDS's way to say that the folder is missing or empty
             manual_dir = None
         splits = self.photographs(manual_dir)

@@ -180,12 +180,13 @@ def load_split(dataset_config, input_config, split: str, categories: Sequence[st
     for category, builder in builders.items():
         try:
             index = json.loads(Path(builder.data_dir, INDEX_FILE).read_text())[split]
-            sources.append((builder.as_data_source(split=split, decoders=skip), index["image_id"], builder.data_dir))
+            records = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"prepared data in {builder.data_dir} is damaged ({type(error).__name__}: {error}): "
                 "delete that folder, it is then prepared again"
             ) from error
+        sources.append((records, index["image_id"], builder.data_dir))
         indices.append(index)
         names += [category] * len(index["label"])
 

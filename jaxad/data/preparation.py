@@ -95,9 +95,7 @@ def _prepare(builder: "PhotographBuilder", manual_dir: str) -> None:
                 builder.info.read_from_directory(folder)
                 _say(f"Reusing prepared data in {folder}")
                 return
-            for leftover in folder.parent.glob(
-                f"{folder.name}.incomplete*"
-            ):  # of a killed preparation: we hold the lock
+            for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):  # a killed run's: we hold the lock
                 shutil.rmtree(leftover)
             _say(f"Preparing {builder.name}/{builder.category} in {folder}")
             builder.download_and_prepare(
