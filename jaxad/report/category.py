@@ -42,7 +42,8 @@ class CategoryResult:
     """The evaluation of one category.
 
     Attributes:
-      metrics: I-AUROC, I-AP, I-F1max, P-AUROC, P-AP, P-F1max, AUPRO as fractions; NaN where undefined, pixel ones absent without masks.
+      metrics: I-AUROC, I-AP, I-F1max, P-AUROC, P-AP, P-F1max, AUPRO as fractions; NaN where undefined, pixel
+        ones absent without masks.
       ids: the test images, in the order of `scores`, `labels` and `defect_types`.
       threshold: images that score higher are called anomalous; None where none was calibrated.
       false_alarm_rate: the share of normal images the threshold was calibrated to let through as anomalous.
@@ -92,8 +93,9 @@ def choose_cases(
 ) -> dict[int, tuple[str, ...]]:
     """Indices of the images to show, in ascending order, with the reasons.
 
-    At most `per_group` images with the highest scores, as many with the lowest, and, with a threshold, as many false alarms (the
-    highest-scoring ones) and missed defects (the lowest-scoring ones). Equal scores go by index; NaN scores are never shown.
+    At most `per_group` images with the highest scores, as many with the lowest, and, with a threshold, as many false
+    alarms (the highest-scoring ones) and missed defects (the lowest-scoring ones). Equal scores go by index; NaN scores
+    are never shown.
     """
     scores, labels = np.asarray(scores), np.asarray(labels, bool)
     finite = np.flatnonzero(~np.isnan(scores))

@@ -8,14 +8,14 @@ from html import escape
 import numpy as np
 from jaxtyping import Bool, Float
 
-_WIDTH, _HEIGHT = 340, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 42  # margins
+_WIDTH, _HEIGHT = 290, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 44  # margins
 _BINS = 32
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: `kind` is its style class, `steps` draws it as a staircase that takes each point's height up to the point."""
+    """One curve: `kind` is its style class, `steps` draws each point's height flat from the point before to it."""
 
     kind: str
     x: Float[np.ndarray, " n"]
@@ -32,8 +32,8 @@ def line_chart(
         parts.append(f'<path class="chance" d="{_path(np.array([0.0, 1.0]), np.array([0.0, 1.0]), x_limit)}"/>')
     for line in lines:
         x, y = _until(line.x, line.y, x_limit)
-        if line.steps and x.size:
-            x, y = np.repeat(x, 2)[:-1], np.concatenate([y[:1], np.repeat(y[1:], 2)])
+        if line.steps:
+            x, y = _staircase(x, y)
         parts.append(f'<path class="curve {line.kind}" d="{_path(x, y, x_limit)}"/>')
     return _svg(title, parts)
 
@@ -87,7 +87,8 @@ def histogram(
         anchor, offset = ("end", -5) if x > _LEFT + 0.6 * plot_width else ("start", 5)
         parts.append(f'<path class="threshold" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
         parts.append(
-            f'<text class="strong" x="{x + offset:.1f}" y="{_TOP + 9}" text-anchor="{anchor}">threshold {drawn_threshold:.4g}</text>'
+            f'<text class="strong" x="{x + offset:.1f}" y="{_TOP + 9}" text-anchor="{anchor}">'
+            f"threshold {drawn_threshold:.4g}</text>"
         )
     parts.append(_labels("image score", "share of images"))
     return _svg(title, parts)
@@ -112,9 +113,10 @@ def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], x_limit: float, x_
 
 def _labels(x_label: str, y_label: str) -> str:
     middle = _TOP + (_HEIGHT - _TOP - _BOTTOM) / 2
+    center = _LEFT + (_WIDTH - _LEFT - _RIGHT) / 2
     return (
-        f'<text class="label" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text class="label" transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text x="{center}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
 
 
@@ -136,6 +138,13 @@ def _until(x: np.ndarray, y: np.ndarray, limit: float) -> tuple[np.ndarray, np.n
     share = (limit - x[count - 1]) / (x[count] - x[count - 1])
     end = y[count - 1] + share * (y[count] - y[count - 1])
     return np.append(x[:count], limit), np.append(y[:count], end)
+
+
+def _staircase(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat at each point's height from the point before to it; heights at x = 0 have no width and are not drawn."""
+    wide = x > 0
+    x, y = np.append(0.0, x[wide]), y[wide]
+    return np.repeat(x, 2)[1:-1], np.repeat(y, 2)
 
 
 def _across(value: float, limit: float) -> float:

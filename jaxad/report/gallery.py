@@ -1,52 +1,106 @@
-"""The gallery's images on disk, so that a report over many categories needs no second evaluation."""
+"""The pictures of report.html: photograph, anomaly map, and the map over the photograph with the border of the mask."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+import base64
+import io
+from html import escape
 
 import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
 
-from jaxad.errors import UserError
-from jaxad.report.atomic import replacing
-from jaxad.report.category import Case, CategoryResult
+from jaxad.report.category import FALSE_ALARM, HIGHEST, LOWEST, MISSED, Case, CategoryResult
+from jaxad.report.overlay import PALETTE, heat, map_scale, outline, overlay
 
-_ARRAYS = ("image", "map", "mask", "valid")
-_FACTS = ("id", "score", "label", "defect_type", "decision", "reasons")
+THUMBNAIL = 256  # pixels of the longer side
+CASES_PER_GROUP = 8
+_CASES_IN_ALL = 240  # of the whole page; some 20 KB each
+_PADDING_GREY = 128
 
-
-def save_cases(path: Path, results: Sequence[CategoryResult]) -> None:
-    """Writes the cases of all results to one .npz file, whole or not at all.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    arrays, facts = {}, []
-    for result in results:
-        for case in result.cases:
-            place = len(facts)
-            facts.append({"category": result.category, **{name: getattr(case, name) for name in _FACTS}})
-            found = {name: getattr(case, name) for name in _ARRAYS}
-            arrays |= {f"{place}/{name}": value for name, value in found.items() if value is not None}
-    with replacing(path) as file:
-        np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
+_GROUPS = (
+    (FALSE_ALARM, "False alarms", "Normal images above the threshold, the highest score first."),
+    (MISSED, "Missed defects", "Anomalous images at or below the threshold, the lowest score first."),
+    (HIGHEST, "Highest scores", "What looked most anomalous, whatever it is."),
+    (LOWEST, "Lowest scores", "What looked most normal, whatever it is."),
+)
 
 
-def with_cases(results: Sequence[CategoryResult], path: Path) -> list[CategoryResult]:
-    """The results with the cases that `save_cases` wrote.
+def cases_per_group(categories: int) -> int:
+    """How many cards a group gets, so that the page stays small with many categories."""
+    return max(1, min(CASES_PER_GROUP, _CASES_IN_ALL // (len(_GROUPS) * max(1, categories))))
 
-    Raises:
-      UserError: the file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        facts = json.loads(str(arrays.pop("facts")))
-        cases: dict[str, list[Case]] = {}
-        for place, fact in enumerate(facts):
-            pictures = {name: arrays.get(f"{place}/{name}") for name in _ARRAYS}
-            category = fact.pop("category")
-            cases.setdefault(category, []).append(Case(**{**fact, "reasons": tuple(fact["reasons"])}, **pictures))
-    except Exception as error:  # zipfile and NumPy have many errors for a damaged file
-        raise UserError(f"{path}: {error}, expected the gallery of a report; evaluate the run again") from error
-    return [replace(result, cases=cases.get(result.category, [])) for result in results]
+
+def gallery(result: CategoryResult, per_group: int) -> str:
+    """The cards of one category, in groups, all maps on one scale; "" without cases."""
+    if not result.cases:
+        return ""
+    valid = [np.ones(case.map.shape, bool) if case.valid is None else case.valid for case in result.cases]
+    low, high = map_scale([case.map for case in result.cases], [bool(case.label) for case in result.cases], valid)
+    parts = [_legend(result, low, high)]
+    for reason, title, explanation in _GROUPS:
+        if result.threshold is None and reason in (FALSE_ALARM, MISSED):
+            continue
+        cases = [case for case in result.cases if reason in case.reasons]
+        cases.sort(key=lambda case: case.score if reason in (LOWEST, MISSED) else -case.score)
+        cards = "".join(_card(case, low, high) for case in cases[:per_group])
+        shown = f'<div class="cards">{cards}</div>' if cards else "<p>None.</p>"
+        parts.append(f'<h4>{title}</h4>\n<p class="muted">{explanation}</p>\n{shown}\n')
+    return "".join(parts)
+
+
+def _legend(result: CategoryResult, low: float, high: float) -> str:
+    colors = ", ".join(f"rgb({r} {g} {b})" for r, g, b in PALETTE[::15])
+    outlined = any(case.mask is not None and case.mask.any() for case in result.cases)
+    border = '<p class="legend muted"><span class="outlined"></span>Border of the ground-truth mask</p>\n'
+    return (
+        "<h3>Images</h3>\n<p>Each card: the photograph, its anomaly map, and the map over the photograph.</p>\n"
+        f'<p class="legend muted">Maps: {low:.4g}'
+        f'<span class="ramp" style="background: linear-gradient(to right, {colors})"></span>'
+        f"{high:.4g}, from the median of normal pixels to the 99.9th percentile, the same for all of these images</p>\n"
+        f"{border if outlined else ''}"
+    )
+
+
+def _card(case: Case, low: float, high: float) -> str:
+    height, width = case.image.shape[:2]
+    shrink = min(1.0, THUMBNAIL / max(height, width))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    image = np.asarray(Image.fromarray(case.image).resize(size, Image.Resampling.BOX))
+    anomaly_map = np.asarray(Image.fromarray(np.asarray(case.map, np.float32)).resize(size, Image.Resampling.BILINEAR))
+    valid = np.ones(size[::-1], bool) if case.valid is None else _resize_mask(case.valid, size)
+    map_picture = np.where(valid[..., None], heat(anomaly_map, low, high), np.uint8(_PADDING_GREY))
+    map_over_image = overlay(image, anomaly_map, low, high, valid)
+    over_name = "Anomaly map over the photograph"
+    if case.mask is not None and case.mask.any():
+        map_over_image = outline(map_over_image, _resize_mask(case.mask, size))
+        over_name += ", with the border of the mask,"
+    pictures = (("Photograph", image), ("Anomaly map", map_picture), (over_name, map_over_image))
+    shown = "".join(
+        f'<img src="{_data_uri(picture)}" width="{size[0]}" height="{size[1]}" alt="{escape(f"{name} of {case.id}")}">'
+        for name, picture in pictures
+    )
+    truth = (case.defect_type or "anomalous") if case.label else "normal"
+    return (
+        f'<figure class="card"><div class="pictures">{shown}</div>'
+        f'<figcaption><span class="name">{escape(case.id)}</span><span class="score">score {case.score:.4g}</span>'
+        f"<span>{escape(truth)}</span>{_verdict(case)}</figcaption></figure>"
+    )
+
+
+def _verdict(case: Case) -> str:
+    if case.decision is None:
+        return ""
+    if case.decision == bool(case.label):
+        return f'<span class="verdict right">{"found" if case.label else "passed"}</span>'
+    return f'<span class="verdict wrong">{MISSED if case.label else FALSE_ALARM}</span>'
+
+
+def _resize_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "p q"]:
+    # any part of a pixel counts: a thin defect must not vanish
+    return np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
+
+
+def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
+    file = io.BytesIO()
+    # full colour resolution keeps the thin border cyan
+    Image.fromarray(picture).save(file, format="jpeg", quality=85, subsampling=0, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

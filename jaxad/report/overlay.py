@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 from jaxad.errors import UserError
 from jaxad.report.atomic import replacing
 
-# Nine equidistant colours of matplotlib's inferno: lightness rises evenly, so it reads in grey and with any colour vision.
+# Nine equidistant colours of matplotlib's inferno: lightness rises evenly, for grey prints and any colour vision.
 _ANCHORS = (
     (0, 0, 4),
     (32, 12, 74),
@@ -38,8 +38,8 @@ def map_scale(
 ) -> tuple[float, float]:
     """One scale for many maps, so that their pictures compare: (low, high) in the maps' unit.
 
-    low is the median over the pixels of normal images (of all images where none is normal), high the 99.9th percentile over all
-    pixels. Padding (`valid` false) and NaN do not count; (0, 1) where nothing is left.
+    low is the median over the pixels of normal images (of all images where none is normal), high the 99.9th percentile
+    over all pixels. Padding (`valid` false) and NaN do not count; (0, 1) where nothing is left.
     """
     pixels = [m[valid[i]] if valid is not None else m.ravel() for i, m in enumerate(maps)]
     pixels = [p[np.isfinite(p)] for p in pixels]
@@ -52,7 +52,7 @@ def map_scale(
 
 
 def heat(map: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "h w 3"]:
-    """The map in the heat colours, from `low` (black) to `high` (pale yellow); values outside are clipped, NaN is `low`."""
+    """The map from `low`, black, to `high`, pale yellow; values outside are clipped, NaN is black."""
     return PALETTE[np.rint(_position(map, low, high) * 255).astype(np.uint8)]
 
 
@@ -63,18 +63,20 @@ def overlay(
     high: float,
     valid: Bool[np.ndarray, "h w"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The heat colours over the image, the more opaque the hotter; the image alone at `low` and where `valid` is false."""
+    """Colour over the image, the more opaque the hotter; the image alone at `low` and where `valid` is false.
+
+    The colours are those of `heat` without their dark third, which would look like shadows on the photograph.
+    """
     position = _position(map, low, high)
-    # the root lets middling values show; the image still shines through the hottest
-    opacity = (_OPACITY * np.sqrt(position))[..., None]
+    opacity = (_OPACITY * position**0.6)[..., None]  # below 1, so that middling values show
     if valid is not None:
         opacity = np.where(valid[..., None], opacity, 0)
-    colors = PALETTE[np.rint(position * 255).astype(np.uint8)]
+    colors = PALETTE[np.rint(85 + position * 170).astype(np.uint8)]
     return np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
 def outline(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the mask's border in cyan on a dark line, drawn just outside of the mask so that thin defects stay visible."""
+    """The image with the mask's border in cyan and dark, just outside of the mask so that thin defects stay visible."""
     line = _dilate(mask) & ~mask
     edge = _dilate(line) & ~line & ~mask
     drawn = image.copy()
@@ -92,10 +94,10 @@ def write_overlay(
 
 
 def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high: float) -> None:
-    """Writes the map as a 16-bit grey PNG, atomically: 0 stands for `low`, 65535 for `high`, values outside are clipped.
+    """Writes the map as a 16-bit grey PNG, atomically; 0 is `low`, 65535 is `high`, values outside are clipped.
 
-    The file's text entries `low` and `high` hold the scale as decimal numbers: value = low + pixel / 65535 * (high - low), true to
-    half a step, (high - low) / 131070. `read_map_png16` does that.
+    The file's text entries `low` and `high` hold the scale as decimal numbers:
+    value = low + pixel / 65535 * (high - low), true to half a step, (high - low) / 131070. `read_map_png16` does that.
 
     Raises:
       UserError: the map holds NaN or infinite values, or the file cannot be written.

@@ -33,13 +33,14 @@ def decide(score: float, threshold: float | None) -> str:
 class PredictionWriter:
     """Writes predictions one by one; `predictions.csv` appears, whole, when the `with` block ends without an exception.
 
-    Below `directory`: `predictions.csv`, `maps/` and `overlays/`, both with the sub-folders of the images. Files have the image's stem;
-    where two images of a folder share it, the later one's extension is added ("tile.jpg", "tile.png" -> "tile.png", "tile_png.png").
+    Below `directory`: `predictions.csv`, `maps/` and `overlays/`, both with the sub-folders of the images. Files have
+    the image's stem; where two images of a folder share it, the later one's extension is added ("tile.jpg", "tile.png"
+    -> "tile.png", "tile_png.png").
 
     Args:
       threshold: scores above it are anomalous; None where none was calibrated.
-      map_format: "npy" has the exact values. "png16" is a picture too: see `write_map_png16`. Nothing is clipped there: the file
-        of a map that reaches beyond `scale` has a wider one, its own, in its text entries.
+      map_format: "npy" has the exact values. "png16" is a picture too, see `write_map_png16`; nothing is clipped:
+        a map that reaches beyond `scale` gets a wider one, its own, in the text entries of its file.
       scale: (low, high) of the heat colours, the same for all images so that they compare.
 
     Raises:
@@ -65,7 +66,7 @@ class PredictionWriter:
         self.csv_path = self.directory / "predictions.csv"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            rows = tempfile.TemporaryFile(dir=self.directory)  # noqa: SIM115: closed by __exit__
+            rows = tempfile.TemporaryFile(dir=self.directory)
         except OSError as error:
             raise cannot_write(self.csv_path, error) from error
         self._rows = io.TextIOWrapper(rows, encoding="utf-8", errors="backslashreplace", newline="")
@@ -135,7 +136,7 @@ class PredictionWriter:
 
 
 def _shortened(stem: str) -> str:
-    """The stem, or its beginning and a hash where the name with its extension would be longer than a file name can be."""
+    """The stem, or its beginning and a hash where the name would be longer than a file name can be."""
     encoded = os.fsencode(stem)
     if len(encoded) + len(".png") <= _NAME_BYTES:
         return stem

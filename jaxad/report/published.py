@@ -61,7 +61,8 @@ class Published:
       name: what was looked up.
       source: paper and table, for a footnote.
       mean: metric -> fraction in [0, 1], the mean that the paper prints.
-      categories: category -> metric -> fraction in [0, 1]; empty where the paper gives the mean alone. Empty cells are left out.
+      categories: category -> metric -> fraction in [0, 1]; empty where the paper gives the mean alone. Empty
+        cells are left out.
     """
 
     name: str
@@ -75,9 +76,9 @@ class Published:
 
 
 def lookup(name: str) -> Published:
-    """Reads "table:method" or "table:method:row"; `row` names the printed mean to compare with where a table has several.
+    """Reads "table:method" or "table:method:row"; `row` names the printed mean to compare with where there are several.
 
-    "mirad_table4:patchcore" has MIRAD's categories and their mean; "mirad_table4:patchcore:visa" the mean over VisA alone.
+    "mirad_table4:patchcore" has MIRAD's categories and their mean, "mirad_table4:patchcore:visa" the mean over VisA.
 
     Raises:
       UserError: no such table, method or row (with the near matches), or a table without metrics.

@@ -16,7 +16,7 @@ from jaxad.report.atomic import write_text
 from jaxad.report.category import FALSE_ALARM, HIGHEST, LOWEST, MISSED, Case, CategoryResult, choose_cases
 from jaxad.report.page import page
 from jaxad.report.published import Published
-from jaxad.report.table import format_table, markdown, markdown_table, mean_metrics
+from jaxad.report.table import format_table, left_out_notes, markdown, markdown_table, mean_metrics
 
 __all__ = [
     "FALSE_ALARM",
@@ -47,8 +47,8 @@ def write(
     """Writes results.json, results.md and report.html, each at once or not at all.
 
     Args:
-      run: what was run, of JSON's types: "method", "preset", "dataset", "metrics" (the mode), "seed", "device", "date", "command",
-        "versions" (a dict), "config" (a dict); what is not there is not shown, anything else is shown too.
+      run: what was run, of JSON's types: "method", "preset", "dataset", "metrics" (the mode), "seed", "device", "date",
+        "command", "versions" (a dict), "config" (a dict); what is not there is not shown, anything else is shown too.
       published: to set beside the measured values.
 
     Raises:
@@ -57,10 +57,8 @@ def write(
     directory = Path(directory)
     means, left_out = mean_metrics(results)
     if left_out and len(results) > 1:
-        named = "; ".join(f"{metric} of {', '.join(categories)}" for metric, categories in left_out.items())
-        warnings.warn(
-            f"left out of the mean over categories, because there is none: {named}", RuntimeWarning, stacklevel=2
-        )
+        named = " ".join(left_out_notes(left_out))
+        warnings.warn(f"metrics that not every category has: {named}", RuntimeWarning, stacklevel=2)
     stored = {
         "run": dict(run),
         "mean": means,
@@ -95,10 +93,10 @@ def _fields(result: CategoryResult) -> dict[str, Any]:
 
 
 def _decode(entry: dict[str, Any]) -> CategoryResult:
-    curves = {
-        kind: Curves(**{name: None if points is None else _floats(points) for name, points in values.items()})
-        for kind, values in entry["curves"].items()
-    }
+    curves: dict[str, Curves] = {}
+    for kind, values in entry["curves"].items():
+        points: dict[str, Any] = {name: None if value is None else _floats(value) for name, value in values.items()}
+        curves[kind] = Curves(**points)
     changed = {
         "metrics": {name: float(_floats([value])[0]) for name, value in entry["metrics"].items()},
         "scores": _floats(entry["scores"]),

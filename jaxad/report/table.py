@@ -21,7 +21,7 @@ def metric_names(results: Sequence[CategoryResult]) -> list[str]:
 
 
 def mean_metrics(results: Sequence[CategoryResult]) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """(metric -> unweighted mean over the categories that have it, metric -> categories left out); NaN where none has it."""
+    """(metric -> mean over the categories that have it, NaN where none has; metric -> categories left out)."""
     means, left_out = {}, {}
     for metric in metric_names(results):
         values = {result.category: result.metrics.get(metric, math.nan) for result in results}
@@ -35,7 +35,7 @@ def mean_metrics(results: Sequence[CategoryResult]) -> tuple[dict[str, float], d
 def rows(
     results: Sequence[CategoryResult], published: Published | None = None
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(category, [(measured, published) of every metric]) in percent with one decimal, "" where there is none, the mean last.
+    """(category, [(measured, published) of every metric]) in percent, the mean last; "" is not published.
 
     The mean row is left out for one category, unless the paper gives nothing but a mean to set beside it.
     """
@@ -49,7 +49,10 @@ def rows(
     return [
         (
             category,
-            [(_percent(measured.get(name)), _percent(printed.get(name)) if name in printed else "") for name in names],
+            [
+                (percent(measured.get(name, math.nan)), percent(printed[name]) if name in printed else "")
+                for name in names
+            ],
         )
         for category, measured, printed in table
     ]
@@ -57,20 +60,23 @@ def rows(
 
 def footnotes(results: Sequence[CategoryResult], published: Published | None = None, mode: str = "exact") -> list[str]:
     """What the table's reader must know, one sentence a line."""
-    notes = ["In percent" + ("; in brackets the published value." if published else ".")]
-    notes.append(f"Metrics: {_MODES.get(mode, mode)}.")
+    notes = [f"Metrics: {_MODES.get(mode, mode)}."]
     if published:
         notes.append(f"Published: {published.source}.")
         if not _same_categories(results, published):
             notes.append("The published mean is over other categories, so it is not set beside the mean measured here.")
     _, left_out = mean_metrics(results)
+    if left_out:
+        notes.append("n/a: the metric needs both normal and anomalous images or pixels, and pixel metrics need masks.")
+    return notes + (left_out_notes(left_out) if len(results) > 1 else [])
+
+
+def left_out_notes(left_out: dict[str, list[str]]) -> list[str]:
+    """The second value of `mean_metrics` in words, one sentence for metrics that lack the same categories."""
     by_categories: dict[tuple[str, ...], list[str]] = {}
     for metric, categories in left_out.items():
         by_categories.setdefault(tuple(categories), []).append(metric)
-    for categories, metrics in by_categories.items():
-        left = f"n/a, left out of the mean: {', '.join(categories)}" if len(results) > 1 else "n/a"
-        notes.append(f"{', '.join(metrics)} {left} (no such metric without both kinds of images, or without masks).")
-    return notes
+    return [f"Mean of {', '.join(m)} without {', '.join(categories)}." for categories, m in by_categories.items()]
 
 
 def format_table(results: Sequence[CategoryResult], published: Published | None = None, mode: str = "exact") -> str:
@@ -81,12 +87,17 @@ def format_table(results: Sequence[CategoryResult], published: Published | None 
       mode: of `jaxad.metrics.evaluate`, named in the footnotes.
     """
     header = ["category", *metric_names(results)]
+    unit = "In percent; in brackets the published value." if published else "In percent."
     body = [
         [markdown(category), *(f"{measured} ({printed})" if printed else measured for measured, printed in cells)]
         for category, cells in rows(results, published)
     ]
     return "\n".join(
-        [*markdown_table(header, body), "", *(markdown(n) + "  " for n in footnotes(results, published, mode))]
+        [
+            *markdown_table(header, body),
+            "",
+            *(markdown(note) + "  " for note in (unit, *footnotes(results, published, mode))),
+        ]
     )
 
 
@@ -111,5 +122,6 @@ def _same_categories(results: Sequence[CategoryResult], published: Published) ->
     )
 
 
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def percent(value: float) -> str:
+    """A fraction in percent with one decimal; n/a for NaN."""
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
