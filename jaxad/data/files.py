@@ -1,5 +1,7 @@
-"""Photographs that belong to no data set: the files given to `--mode=predict`."""
+"""Photographs that belong to no data set: the files of `--mode=predict`, arrays in a notebook."""
 
+import abc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,23 +41,31 @@ def image_files(path: str | Path) -> list[Path]:
     return images
 
 
-class FileSplit:
-    """Files as a source of batches, with the items of `jaxad.data.pipeline.Split`: nothing is known but the image.
+class LooseImages(abc.ABC):
+    """A source of batches with the items of `jaxad.data.pipeline.Split`, of images of which nothing else is known.
 
-    A file that cannot be read does not stop the run: its item is black, nowhere valid and of `weight` 0, and `errors`
+    An image that cannot be read does not stop the run: its item is black, nowhere valid and of `weight` 0, and `errors`
     holds the message under its index once the item was asked for.
 
     Attributes:
-      ids: the paths, as given.
-      errors: index -> one line that names the file.
-      original_sizes: int32 (n, 2) (height, width); (0, 0) until the item was asked for, and for broken files.
+      ids: the images' names.
+      errors: index -> one line that names the image.
+      original_sizes: int32 (n, 2) (height, width); (0, 0) until the item was asked for, and for broken images.
     """
 
-    def __init__(self, paths: list[Path], geometry: Geometry):
-        self.ids = [str(p) for p in paths]
+    def __init__(self, ids: list[str], geometry: Geometry):
+        self.ids = ids
         self.geometry = geometry
         self.errors: dict[int, str] = {}
-        self.original_sizes = np.zeros((len(paths), 2), np.int32)
+        self.original_sizes = np.zeros((len(ids), 2), np.int32)
+
+    @abc.abstractmethod
+    def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The image at its own size.
+
+        Raises:
+          UserError: it cannot be read.
+        """
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,14 +92,30 @@ class FileSplit:
             "weight": np.float32(i not in self.errors),
         }
 
-    def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The photograph at its own size.
 
-        Raises:
-          UserError: the file cannot be read.
-        """
+class FileSplit(LooseImages):
+    """Image files, named by their paths."""
+
+    def __init__(self, paths: Sequence[Path], geometry: Geometry):
+        super().__init__([str(p) for p in paths], geometry)
+
+    def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
         try:
             data = Path(self.ids[i]).read_bytes()
         except OSError as error:
             raise UserError(f"{self.ids[i]} cannot be read ({error.strerror}): check its permissions") from error
         return decode(data, self.ids[i])
+
+
+class ArraySplit(LooseImages):
+    """Arrays, uint8 (h, w, 3) of any sizes, named "image 0", "image 1", ..."""
+
+    def __init__(self, images: Sequence[np.ndarray], geometry: Geometry):
+        super().__init__([f"image {i}" for i in range(len(images))], geometry)
+        self._images = images
+
+    def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        image = np.asarray(self._images[i])
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(f"{self.ids[i]} is {image.dtype} of shape {image.shape}; expected uint8 of shape (h, w, 3)")
+        return image

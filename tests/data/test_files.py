@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from jaxad.data.files import FileSplit, image_files
+from jaxad.data.files import ArraySplit, FileSplit, image_files
 from jaxad.data.geometry import Geometry
 from jaxad.data.pipeline import evaluation_batches
 from jaxad.errors import UserError
-from tests.data.raw import photograph
+from tests.data.raw import photograph, pixels
 
 
 def test_images_of_a_folder_are_found_below_it_in_order(tmp_path, caplog):
@@ -47,3 +47,13 @@ def test_broken_files_are_listed_and_the_rest_goes_on(tmp_path):
 def test_original_of_a_file_is_its_own_size(tmp_path):
     source = FileSplit([photograph(tmp_path / "a.png", size=(40, 30))], Geometry())
     assert source.original(0).shape == (40, 30, 3)
+
+
+def test_arrays_are_taken_as_they_are_and_wrong_ones_named():
+    images = [pixels(0, 40, 30), pixels(1, 40, 30)[..., 0], pixels(2, 20, 60) / 255]
+    source = ArraySplit(images, Geometry("stretch", (16, 16)))
+    (batch,) = evaluation_batches(source, 3)
+    assert batch["weight"].tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(source.original(0), images[0])
+    assert source.errors[1] == "image 1 is uint8 of shape (40, 30); expected uint8 of shape (h, w, 3)"
+    assert source.errors[2].startswith("image 2 is float64")

@@ -133,6 +133,12 @@ def test_evaluation_sees_every_image_once_in_full_batches(length, processes):
     assert seen == list(range(length))
 
 
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_evaluation_goes_on_where_it_stopped(start):
+    whole = indices(evaluation_batches(Numbers(10), 4))
+    assert indices(evaluation_batches(Numbers(10), 4, start=start)) == whole[start:]
+
+
 def test_split_joins_categories_and_keeps_their_order(config):
     split = load_split(config, input_config(), "test", ["nut", "bolt"])
     assert split.category_names == ["nut", "bolt"]
