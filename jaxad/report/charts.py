@@ -64,7 +64,7 @@ def histogram(
         return _LEFT + (value - low) / (high - low) * plot_width
 
     parts = []
-    step = _nice_step(tallest, 5)
+    step = _nice_step(tallest, 8)
     for count in range(-int(anomalous.max() / step), int(normal.max() / step) + 1):
         y = base - count * step * scale
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')

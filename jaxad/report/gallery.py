@@ -53,9 +53,9 @@ def _legend(result: CategoryResult, low: float, high: float) -> str:
     border = '<p class="legend muted"><span class="outlined"></span>Border of the ground-truth mask</p>\n'
     return (
         "<h3>Images</h3>\n<p>Each card: the photograph, its anomaly map, and the map over the photograph.</p>\n"
-        f'<p class="legend muted">Maps: {low:.4g}'
-        f'<span class="ramp" style="background: linear-gradient(to right, {colors})"></span>'
-        f"{high:.4g}, from the median of normal pixels to the 99.9th percentile, the same for all of these images</p>\n"
+        f'<p class="legend muted"><span class="key">{low:.4g}'
+        f'<span class="ramp" style="background: linear-gradient(to right, {colors})"></span>{high:.4g}</span>'
+        "Anomaly, from the median of normal pixels to the 99.9th percentile, the same for all of these images</p>\n"
         f"{border if outlined else ''}"
     )
 

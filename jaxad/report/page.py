@@ -65,14 +65,20 @@ def _links(results: Sequence[CategoryResult]) -> str:
 
 
 def _results_table(results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None) -> str:
-    body = []
-    for index, (category, cells) in enumerate(rows(results, published)):
-        values = (f"{measured} <small>({printed})</small>" if printed else measured for measured, printed in cells)
+    table, body = rows(results, published), []
+    with_published = [
+        any(printed for _, printed in column) for column in zip(*(cells for _, cells in table), strict=True)
+    ]
+    for index, (category, cells) in enumerate(table):
+        values = (
+            f"{measured} <small>{f'({printed})' if printed else ''}</small>" if beside else measured
+            for (measured, printed), beside in zip(cells, with_published, strict=True)
+        )
         body.append(_row(category, values, "mean" if index == len(results) else ""))
     notes = "".join(f"<li>{escape(note)}</li>" for note in footnotes(results, published, run.get("metrics", "exact")))
     caption = "Measured values in percent, published ones in brackets" if published else "Measured values in percent"
-    table = _table(caption, ["Category", *metric_names(results)], body)
-    return f'<section>\n<h2>Results</h2>\n{table}<ul class="notes">{notes}</ul>\n</section>\n'
+    shown = _table(caption, ["Category", *metric_names(results)], body)
+    return f'<section>\n<h2>Results</h2>\n{shown}<ul class="notes">{notes}</ul>\n</section>\n'
 
 
 def _table(caption: str, header: Iterable[str], body: Iterable[str], kind: str = "numbers") -> str:

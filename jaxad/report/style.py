@@ -36,12 +36,12 @@ th, td { padding: 7px 16px; text-align: right; white-space: nowrap; border-top: 
 thead th { border-top: 0; font-size: 0.8125rem; color: var(--muted); font-weight: 600; }
 th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9em; font-weight: 500; }
 tr.mean th, tr.mean td { border-top: 2px solid var(--line); font-weight: 650; }
-td small { color: var(--muted); font-weight: 400; font-size: 0.85em; }
+td small { color: var(--muted); font-weight: 400; font-size: 0.85em; display: inline-block; min-width: 3.4em; }
 table.words td, table.words thead th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 
 .facts { display: flex; flex-wrap: wrap; gap: 8px 40px; margin: 0 0 18px; }
 .facts dt { color: var(--muted); font-size: 0.8125rem; }
-.facts dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
+.facts dd { margin: 0; font-size: 1.2rem; line-height: 1.35; font-variant-numeric: tabular-nums; }
 .facts small { font-size: 0.8125rem; color: var(--muted); }
 
 figure { margin: 0; }
