@@ -177,9 +177,8 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
         super()._download_and_prepare(dl_manager, download_config)
-        self.data_path.joinpath(INDEX_FILE).write_text(
-            json.dumps(self._index)
-        )  # TFDS renames the whole folder after this
+        # TFDS gives the folder its final name after this
+        self.data_path.joinpath(INDEX_FILE).write_text(json.dumps(self._index))
 
 
 def read_bytes(path: Path) -> bytes:

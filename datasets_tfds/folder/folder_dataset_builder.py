@@ -1,6 +1,7 @@
 """A user's own photographs, in folders as MVTec AD has them."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def folder_configs(path: str | Path) -> dict[str, FolderConfig]:
     Raises:
       UserError: no such folder, or no category in it.
     """
-    root = Path(path).expanduser().resolve()
+    root = Path(os.path.abspath(Path(path).expanduser()))  # links keep their names
     if not root.is_dir():
         raise UserError(f"config.dataset.path is {str(path)!r}, which is no folder; {LAYOUT}")
     folders = [root] if (root / "train").is_dir() else [f for f in folders_in(root) if (f / "train").is_dir()]

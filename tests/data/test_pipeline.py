@@ -133,6 +133,18 @@ def test_evaluation_sees_every_image_once_in_full_batches(length, processes):
     assert seen == list(range(length))
 
 
+def test_error_of_a_source_reaches_the_caller_as_it_is():
+    class Broken(Numbers):
+        def __getitem__(self, i):
+            if i == 5:
+                raise UserError("part 5.png is damaged")
+            return super().__getitem__(i)
+
+    with pytest.raises(UserError) as info:
+        indices(training_iterator(Broken(11), batch_size=4, seed=0, epochs=1))
+    assert str(info.value) == "part 5.png is damaged"
+
+
 @pytest.mark.parametrize("start", [0, 2, 3])
 def test_evaluation_goes_on_where_it_stopped(start):
     whole = indices(evaluation_batches(Numbers(10), 4))
