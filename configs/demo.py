@@ -1,4 +1,4 @@
-"""The demo: PatchCore on electroluminescence photographs of solar cells (ELPV), one model for mono and one for polycrystalline.
+"""The demo: PatchCore on photographs of solar cells (ELPV), one model for the monocrystalline, one for the other ones.
 
 python -m jaxad.main --config=configs/demo.py --workdir=runs/demo
 """

@@ -2,11 +2,12 @@
 
 python -m jaxad.main --config=configs/simplenet.py:magnetic_tile --workdir=runs/simplenet
 
-Published, I-AUROC / AUPRO: MIRAD 79.5 / 68.8 (MIRAD, Table 4, one model a product); MVTec AD 95.4 / 86.9 (ADer's benchmark, one
-model for all classes).
+Published, I-AUROC / AUPRO: MIRAD 79.5 / 68.8 (MIRAD, Table 4, one model a product); MVTec AD 95.4 / 86.9 (ADer's
+benchmark, one model for all classes).
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 from configs import common
 
@@ -18,18 +19,12 @@ def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
 
     config.backbone = ConfigDict()
     config.backbone.name = "wide_resnet50_2"
-    config.backbone.weights = (
-        "timm/wide_resnet50_2.tv_in1k"  # torchvision's IMAGENET1K_V1; or a .safetensors, .pth file
-    )
+    config.backbone.weights = "timm/wide_resnet50_2.tv_in1k"  # torchvision's V1; or a .safetensors or .pth file
     config.backbone.taps = ("layer2", "layer3")  # strides 8 and 16
 
     config.model = ConfigDict()
-    config.model.pretrain_dim = config_dict.placeholder(
-        int
-    )  # with target_dim; both None: taps concatenated, no pooling
-    config.model.pretrain_dim = 1536
-    config.model.target_dim = config_dict.placeholder(int)
-    config.model.target_dim = 1536
+    config.model.pretrain_dim = FieldReference(1536)  # None, as target_dim: the taps are concatenated
+    config.model.target_dim = FieldReference(1536)
     config.model.adaptor = True
     config.model.margin = 0.5  # of the hinge loss
     config.model.sigma = 0.015  # of the feature noise
@@ -44,9 +39,6 @@ def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
     config.train.discriminator_learning_rate = 2e-4  # Adam; ADer's schedule hangs on an optimizer that never steps
     config.train.discriminator_decay = 1e-5  # L2 in the gradient
     config.train.decay_biases = False  # and BatchNorm
-    config.train.clip_norm = config_dict.placeholder(float)  # adaptor and discriminator each; None: never
-    config.train.clip_norm = 5.0
-    config.train.cancelled_biases = (
-        False  # train the biases that BatchNorm cancels: rounding noise, as the references do
-    )
+    config.train.clip_norm = FieldReference(5.0)  # adaptor and discriminator each; None: never
+    config.train.cancelled_biases = False  # train biases that BatchNorm cancels: only noise moves them
     return config

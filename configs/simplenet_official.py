@@ -1,8 +1,8 @@
 """SimpleNet as its authors' code runs it (DonaldRR/SimpleNet, run.sh): cropped, scored by patches, no clipping.
 
-python -m jaxad.main --config=configs/simplenet_official.py:folder --config.dataset.path=PHOTOS --workdir=runs/simplenet_official
+python -m jaxad.main --config=configs/simplenet_official.py:folder --config.dataset.path=PHOTOS --workdir=runs/official
 
-Published, MVTec AD, I-AUROC / P-AUROC: 99.6 / 98.1 (the paper; its code takes the best epoch on the test set, here the last).
+Published, MVTec AD, I-AUROC / P-AUROC: 99.6 / 98.1 (the paper; the best epoch on the test set, here the last).
 """
 
 from ml_collections import ConfigDict

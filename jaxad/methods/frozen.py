@@ -77,9 +77,7 @@ def frozen_backbone(config: ConfigDict) -> FrozenBackbone:
     for tap in taps:
         if tap not in known:
             near = did_you_mean(tap, known)
-            raise UserError(
-                f"config.backbone.taps has {tap!r}; expected feature maps of {name}: {', '.join(known)}.{near}"
-            )
+            raise UserError(f"config.backbone.taps has {tap!r}; {name} has {', '.join(known)}.{near}")
     if not taps:
         raise UserError(f"config.backbone.taps is empty; {name} has {', '.join(known)}")
     dtype = choice(config, "dtype", ("float32", "bfloat16"))

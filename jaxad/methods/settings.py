@@ -56,8 +56,10 @@ def number(
       UserError: it is no number, or out of range.
     """
     value: Any = setting(config, field)
-    is_number = type(value) in ((int,) if whole else (int, float))
-    if (value is None and optional) or (is_number and low <= value <= high and not (above and value == low)):
+    if value is None and optional:
+        return None
+    is_number = type(value) is int or (type(value) is float and not whole)
+    if is_number and value is not None and low <= value <= high and not (above and value == low):
         return value
     limits = f"{'above' if above else 'of at least'} {low}" + f" and at most {high}" * (high != float("inf"))
     what = f"a {'whole ' * whole}number {limits}{', or None' * optional}"
