@@ -52,7 +52,9 @@ def test_resize_equals_torch(method, align_corners, antialias, size, want):
     np.testing.assert_allclose(np.ravel(y), want, rtol=4e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("method", "filter"), [("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)])
+@pytest.mark.parametrize(
+    ("method", "filter"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)]
+)
 @pytest.mark.parametrize("size", [(7, 30), (33, 11)])
 def test_antialiased_resize_equals_pillow(method, filter, size):
     image = np.random.default_rng(0).normal(size=(20, 17)).astype(np.float32)
