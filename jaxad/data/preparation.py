@@ -51,7 +51,7 @@ def prepare(
         raise UserError(f"config.dataset.manual_dir is {manual_dir!r}, which is no folder")
     for builder in builders.values():
         if Path(builder.data_dir).is_dir():  # TFDS renames a folder to this name when it is complete
-            _say(f"Reusing prepared data in {builder.data_dir}")
+            _reuse(builder)
         else:
             _prepare(builder, manual_dir)
     return builders
@@ -92,8 +92,7 @@ def _prepare(builder: "PhotographBuilder", manual_dir: str) -> None:
     try:
         with _lock(folder.parent):
             if folder.is_dir():
-                builder.info.read_from_directory(folder)
-                _say(f"Reusing prepared data in {folder}")
+                _reuse(builder)
                 return
             for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):  # a killed run's: we hold the lock
                 shutil.rmtree(leftover)
@@ -104,6 +103,12 @@ def _prepare(builder: "PhotographBuilder", manual_dir: str) -> None:
     except OSError as error:
         reason = "is full" if error.errno == errno.ENOSPC else f"cannot be written ({error.strerror or error})"
         raise UserError(f"{folder} {reason}: set config.dataset.data_dir to a folder with free space") from error
+
+
+def _reuse(builder: "PhotographBuilder") -> None:
+    if not builder.info.splits:  # another process finished the data after this builder was made
+        builder.info.read_from_directory(builder.data_dir)
+    _say(f"Reusing prepared data in {builder.data_dir}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_metadata
 
+from jaxad.data import preparation
 from jaxad.data.preparation import dataset_names, prepare
 from jaxad.errors import UserError
 from tests.data.raw import mvtec_folder
@@ -31,13 +33,14 @@ def test_every_builder_follows_the_conventions_of_tfds():
         names = {p.name for p in package.iterdir()}
         assert {f"{name}_dataset_builder.py", "README.md", "CITATIONS.bib", "TAGS.txt", "__init__.py"} <= names
         tags = (package / "TAGS.txt").read_text().split()
-        assert tags and set(tags) <= set(tfds.core.dataset_metadata.valid_tags())
+        assert tags and set(tags) <= set(dataset_metadata.valid_tags())
 
 
 def test_preparing_and_reading_never_imports_tensorflow(tmp_path):
     code = """
 import sys
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_metadata
 from jaxad.data.pipeline import load_split, training_iterator
 from tests.data.raw import dataset_config, input_config, magnetic_tile
 from pathlib import Path
@@ -58,6 +61,7 @@ def test_killed_preparation_is_not_taken_for_whole_and_its_remains_go(tmp_path):
     code = """
 import os, signal, sys
 from datasets_tfds import core
+from jaxad.data import preparation
 from jaxad.data.preparation import prepare
 decode, calls = core.decode, []
 def dying_decode(data, name):
@@ -82,6 +86,7 @@ def test_processes_that_start_together_prepare_once(tmp_path):
     raw = mvtec_folder(tmp_path / "raw", train=30)
     code = """
 import sys
+from jaxad.data import preparation
 from jaxad.data.preparation import prepare
 (builder,) = prepare("folder", data_dir=sys.argv[2], path=sys.argv[1]).values()
 print(len(builder.as_data_source("train")))
@@ -91,6 +96,20 @@ print(len(builder.as_data_source("train")))
     assert [p.returncode for p in processes] == [0, 0, 0]
     assert [o.splitlines()[-1] for o in outputs] == ["30"] * 3
     assert sorted("Preparing" in o for o in outputs) == [False, False, True]
+
+
+def test_data_that_another_process_finishes_in_between_is_read(tmp_path, monkeypatch):
+    make = preparation._builders
+
+    def make_and_be_overtaken(*arguments):
+        builders = make(*arguments)
+        for other in make(*arguments).values():
+            other.download_and_prepare()
+        return builders
+
+    monkeypatch.setattr(preparation, "_builders", make_and_be_overtaken)
+    (builder,) = prepare("folder", data_dir=str(tmp_path / "tfds"), path=str(mvtec_folder(tmp_path / "raw"))).values()
+    assert len(builder.as_data_source("train")) == 5
 
 
 def test_second_run_says_that_it_reuses_the_data(tmp_path, capsys):
