@@ -8,6 +8,7 @@ stage. Only arrays and JSON are stored: reading one runs no code of the file's.
 
 import dataclasses
 import functools
+import logging
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
 from jaxad.errors import UserError
 from jaxad.sharding import path_names
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Checkpoints:
                 variables, leaves, progress = self._read(number)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logging.error(
+                logger.error(
                     "Checkpoint %s/step_%d is damaged (%s); trying the one before it", self.directory, number, reason
                 )
                 continue

@@ -3,6 +3,7 @@
 import datetime
 import importlib
 import json
+import logging
 import math
 import os
 import pkgutil
@@ -16,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
@@ -29,13 +29,15 @@ from jaxad.errors import UserError, did_you_mean
 from jaxad.log import MetricLog
 from jaxad.method import Method, Variables
 
+logger = logging.getLogger(__name__)
+
 CASES = "cases.npz"
 PROTOCOLS = ("one_class", "multi_class", "zero_shot")
 
 
 def describe_devices() -> None:
     """Logs what the run has to work with."""
-    logging.info(
+    logger.info(
         "Process %d of %d, %d of %d devices: %s",
         jax.process_index(),
         jax.process_count(),
@@ -71,9 +73,9 @@ def run(
         folder = workdir / folder_name(name)
         found = None if mode == "train" else finished_results(folder, config)
         if found is not None:
-            logging.info("%s is finished: its results are kept (%d of %d)", name, number, len(models))
+            logger.info("%s is finished: its results are kept (%d of %d)", name, number, len(models))
         else:
-            logging.info("Model %d of %d: %s", number, len(models), name)
+            logger.info("Model %d of %d: %s", number, len(models), name)
             model = Model(config, method, folder, members)
             if mode != "evaluate":
                 model.train()
@@ -122,7 +124,7 @@ class Model:
         check_config(self.folder, self.config)
         checkpoints = self.checkpoints()
         if (restored := checkpoints.restore()) is not None and restored[2].finished:
-            logging.info("%s is trained already", self.folder)
+            logger.info("%s is trained already", self.folder)
             return restored[2]
         images, everything = self.training_images()
         held_out = images["validation"]
@@ -175,7 +177,7 @@ class Model:
         if not 0 < rate < 1:
             raise UserError(f"config.threshold.false_alarm_rate = {rate}: expected a number between 0 and 1")
         if not len(held_out):
-            logging.warning("No threshold: config.threshold.holdout keeps no image out of training")
+            logger.warning("No threshold: config.threshold.holdout keeps no image out of training")
             return notes
         found = self.predict(variables, held_out, "threshold")
         for name in ("all", *self.categories):
@@ -183,7 +185,7 @@ class Model:
             if len(chosen):
                 notes["thresholds"][name] = conformal_threshold(chosen, rate)
         if len(held_out) < 1 / rate - 1:
-            logging.warning(
+            logger.warning(
                 "%d held-out images cannot show a false-alarm rate of %g: the threshold is their largest score",
                 len(held_out),
                 rate,
@@ -500,12 +502,12 @@ def predictions_of(model: "Model", variables: Variables, progress: Progress, ima
         model.method, variables, source, settings, model.mesh, "images"
     ):
         if i in source.errors:
-            logging.error("%s", source.errors[i])
+            logger.error("%s", source.errors[i])
             continue
         image = source.original(i)
         yield ImagePrediction(source.ids[i], image, form.restore(anomaly_map, image.shape[:2]), score, threshold)
     if source.errors:
-        logging.error("%d of %d images could not be read and have no prediction", len(source.errors), len(source))
+        logger.error("%d of %d images could not be read and have no prediction", len(source.errors), len(source))
 
 
 def predict_files(

@@ -3,10 +3,11 @@
 Intentionally short: flags, one call, and errors told in one line. Everything else can be imported and tested.
 """
 
+import logging
 import sys
 import warnings
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from jaxad.config import check_arguments, define_config_flag
 from jaxad.errors import UserError
@@ -31,6 +32,7 @@ _DISTRIBUTED = flags.DEFINE_enum(
 
 
 def main(arguments: list[str]) -> None:
+    show_messages()
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}: options begin with --")
     for flag in (_CONFIG, _WORKDIR):
@@ -50,11 +52,16 @@ def main(arguments: list[str]) -> None:
         experiment.run(_CONFIG.value, _WORKDIR.value, _MODE.value)
 
 
+def show_messages() -> None:
+    """jaxad's own messages from INFO on, those of the libraries below it from WARNING on."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("jaxad").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+
+
 def run() -> None:
     """Entry point: a UserError ends the program with its message and status 2."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

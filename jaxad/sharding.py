@@ -2,6 +2,7 @@
 pod.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxad.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 COORDINATOR, PROCESSES, PROCESS = "JAXAD_COORDINATOR", "JAXAD_PROCESSES", "JAXAD_PROCESS"
 CLUSTER_MARKS = (
@@ -75,7 +77,7 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logging.warning("No compilation cache: %s", error)
+        logger.warning("No compilation cache: %s", error)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

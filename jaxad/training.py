@@ -3,6 +3,7 @@ any batch.
 """
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -26,6 +26,8 @@ from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
 from jaxad.method import Fit, Method, Train, Variables
 from jaxad.prediction import normalise, rows_a_batch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def run_stages(run: Run) -> tuple[Variables, Progress]:
         variables, leaves, progress = run.method.init(jax.random.key(run.seed)), [], Progress()
     else:
         variables, leaves, progress = restored
-        logging.info(
+        logger.info(
             "Resuming stage %d after batch %d from %s", progress.stage + 1, progress.step, run.checkpoints.directory
         )
         run.log.rewind(progress.total)
@@ -89,7 +91,7 @@ def run_stages(run: Run) -> tuple[Variables, Progress]:
         variables, progress = run_stage(run, stage, variables, leaves, progress)
         leaves, progress = [], replace(progress, stage=index + 1, step=0, iterator=None)
         run.checkpoints.save(variables, {}, progress)
-        logging.info("Stage %s took %.1f s", stage.name, time.perf_counter() - started)
+        logger.info("Stage %s took %.1f s", stage.name, time.perf_counter() - started)
     return variables, progress
 
 
@@ -116,7 +118,7 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
         source = cache_features(run, stage, variables, source)
     whole = stage.batch_size % run.mesh.shape["data"] != 0
     if whole:
-        logging.warning(
+        logger.warning(
             "Batches of %d do not divide over %d devices: every device computes all of them",
             stage.batch_size,
             run.mesh.shape["data"],
@@ -368,7 +370,7 @@ def cache_features(run: Run, stage: Train, variables: Variables, split: Any) -> 
             size = sum(leaf.nbytes / rows for leaf in jax.tree.leaves(found)) * len(split)
             memory, disk = run.feature_bytes
             if size > memory + disk:
-                logging.warning("Features of %.1f GiB are over the budget of config.features", size / 2**30)
+                logger.warning("Features of %.1f GiB are over the budget of config.features", size / 2**30)
                 return on_the_fly(compute, variables, split)
             folder = None if size <= memory else run.workdir / "features"
             features = jax.tree.map(functools.partial(allocate, len(split), folder), found)
