@@ -33,7 +33,9 @@ def patch_embedding(
     grid = (taps[0].shape[1], taps[0].shape[2])
     if pretrain_dim is None or target_dim is None:
         box = np.full((patch_size, patch_size, 1, 1), patch_size**-2, np.float32)
-        means = [depthwise(tap, _cast(np.tile(box, tap.shape[-1]), tap), padding=patch_size // 2) for tap in taps]
+        means = [
+            depthwise(tap, jnp.asarray(np.tile(box, tap.shape[-1]), tap.dtype), padding=patch_size // 2) for tap in taps
+        ]
         return jnp.concatenate([resize(mean, grid) for mean in means], axis=-1)
 
     embedding = jnp.zeros((taps[0].shape[0], *grid, 0), taps[0].dtype)
@@ -56,7 +58,7 @@ def _sum_of_depthwise(tap: Float[Array, "b h w c"], channels, kernels) -> Float[
     for channel, kernel in zip(channels, kernels, strict=True):
         # The barrier keeps XLA from gathering anew at each of a kernel's taps, ten times slower on CPU.
         chosen = padded if channel is None else lax.optimization_barrier(padded[..., channel])
-        total += depthwise(chosen, _cast(kernel, tap))
+        total += depthwise(chosen, jnp.asarray(kernel, tap.dtype))
     return total
 
 
