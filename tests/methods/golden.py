@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.method import Train, Variables
+from jaxad.method import Fit, Train, Variables
 from tests.golden.load import Case
 
 
@@ -65,3 +65,12 @@ def run_steps(stage: Train, variables: Variables, batches: list[dict], keys: lis
         trained, statistics, state, entry = step(trained, frozen, statistics, state, batch, key)
         log.append(jax.device_get(entry))
     return {"params": nest({**frozen, **trained}), "batch_stats": statistics}, log
+
+
+def run_fit(stage: Fit, variables: Variables, batches: list[dict], examples: int, key: Any) -> Variables:
+    """The plain loop of a `Fit` stage."""
+    carry = stage.start(variables, examples, len(batches[0]["image"]))
+    update = jax.jit(stage.update)
+    for step, batch in enumerate(batches):
+        carry = update(variables, carry, batch, jnp.int32(step))
+    return stage.finish(variables, carry, examples, key)
