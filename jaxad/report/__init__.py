@@ -1,8 +1,8 @@
 """Results for people and programs: tables beside the published numbers, pictures, one self-contained HTML page."""
 
 from jaxad.report.atomic import write_text
-from jaxad.report.category import Case, CategoryResult, choose_cases
 from jaxad.report.cases import save_cases, with_cases
+from jaxad.report.category import Case, CategoryResult, choose_cases
 from jaxad.report.predictions import PredictionWriter
 from jaxad.report.published import Published, lookup
 from jaxad.report.results import read, write

@@ -27,8 +27,12 @@ _COLORS = np.stack(
 )
 PALETTE: UInt8[np.ndarray, "256 3"] = np.rint(_COLORS).astype(np.uint8)
 OUTLINE = (0, 229, 255)  # cyan: far from every colour of the palette
-_OPACITY = 0.75  # of the hottest colour
-_LEVELS = 65535
+_STEPS = 65535  # of a 16-bit PNG
+_COMPRESSION = 1  # of PNG files: twice as fast as the default, 15% larger
+# of the hottest colour 0.75; the power, below 1, lets middling values show
+_OPACITY = (0.75 * np.linspace(0, 1, 256) ** 0.6).astype(np.float32)[:, None]
+_IMAGE_SHARE = 1 - _OPACITY
+_OVERLAY_COLORS = PALETTE[np.rint(np.linspace(85, 255, 256)).astype(int)] * _OPACITY
 
 
 def map_scale(
@@ -53,7 +57,7 @@ def map_scale(
 
 def heat(map: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "h w 3"]:
     """The map from `low`, black, to `high`, pale yellow; values outside are clipped, NaN is black."""
-    return PALETTE[np.rint(_position(map, low, high) * 255).astype(np.uint8)]
+    return PALETTE[_levels(map, low, high)]
 
 
 def overlay(
@@ -67,12 +71,10 @@ def overlay(
 
     The colours are those of `heat` without their dark third, which would look like shadows on the photograph.
     """
-    position = _position(map, low, high)
-    opacity = (_OPACITY * position**0.6)[..., None]  # below 1, so that middling values show
+    level = _levels(map, low, high)
     if valid is not None:
-        opacity = np.where(valid[..., None], opacity, 0)
-    colors = PALETTE[np.rint(85 + position * 170).astype(np.uint8)]
-    return np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
+        level = np.where(valid, level, 0)
+    return np.rint(image * _IMAGE_SHARE[level] + _OVERLAY_COLORS[level]).astype(np.uint8)
 
 
 def outline(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -90,7 +92,7 @@ def write_overlay(
 ) -> None:
     """Writes `overlay` as PNG, atomically."""
     with replacing(path) as file:
-        Image.fromarray(overlay(image, map, low, high)).save(file, format="png", compress_level=3)
+        Image.fromarray(overlay(image, map, low, high)).save(file, format="png", compress_level=_COMPRESSION)
 
 
 def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high: float) -> None:
@@ -103,14 +105,14 @@ def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high:
       UserError: the map holds NaN or infinite values, or the file cannot be written.
     """
     _check_finite(path, map)
-    pixels = np.rint(_position(map, low, high) * _LEVELS).astype(np.uint16)
+    pixels = np.rint(_position(map, low, high) * _STEPS).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
     text.add_text("Title", "anomaly map")
     text.add_text("low", repr(float(low)))
     text.add_text("high", repr(float(high)))
     text.add_text("Description", "value = low + pixel / 65535 * (high - low)")
     with replacing(path) as file:
-        Image.fromarray(pixels).save(file, format="png", pnginfo=text)
+        Image.fromarray(pixels).save(file, format="png", pnginfo=text, compress_level=_COMPRESSION)
 
 
 def read_map_png16(path: Path) -> Float[np.ndarray, "h w"]:
@@ -125,7 +127,7 @@ def read_map_png16(path: Path) -> Float[np.ndarray, "h w"]:
     if "low" not in text or "high" not in text:
         raise UserError(f"{path}: no text entries 'low' and 'high', expected a 16-bit PNG map that jaxad wrote")
     low, high = float(text["low"]), float(text["high"])
-    return (low + pixels.astype(np.float64) / _LEVELS * (high - low)).astype(np.float32)
+    return (low + pixels.astype(np.float64) / _STEPS * (high - low)).astype(np.float32)
 
 
 def write_map_npy(path: Path, map: Float[np.ndarray, "h w"]) -> None:
@@ -137,6 +139,10 @@ def write_map_npy(path: Path, map: Float[np.ndarray, "h w"]) -> None:
     _check_finite(path, map)
     with replacing(path) as file:
         np.save(file, np.asarray(map, np.float32))
+
+
+def _levels(map: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "h w"]:
+    return np.rint(_position(map, low, high) * 255).astype(np.uint8)
 
 
 def _position(map: Float[np.ndarray, "h w"], low: float, high: float) -> Float[np.ndarray, "h w"]:
