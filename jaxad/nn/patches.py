@@ -32,10 +32,10 @@ def patch_embedding(
         raise ValueError("give both pretrain_dim and target_dim, or neither")
     grid = (taps[0].shape[1], taps[0].shape[2])
     if pretrain_dim is None or target_dim is None:
-        box = np.full((patch_size, patch_size, 1, 1), patch_size**-2, np.float32)
-        means = [
-            depthwise(tap, jnp.asarray(np.tile(box, tap.shape[-1]), tap.dtype), padding=patch_size // 2) for tap in taps
-        ]
+        means = []
+        for tap in taps:
+            box = jnp.full((patch_size, patch_size, 1, tap.shape[-1]), patch_size**-2, tap.dtype)
+            means.append(depthwise(tap, box, padding=patch_size // 2))
         return jnp.concatenate([resize(mean, grid) for mean in means], axis=-1)
 
     embedding = jnp.zeros((taps[0].shape[0], *grid, 0), taps[0].dtype)

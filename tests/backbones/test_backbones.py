@@ -1,0 +1,160 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxad import backbones
+from jaxad.errors import UserError
+
+
+def shapes(module, size=(64, 64)):
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    return variables, jax.eval_shape(module.apply, variables, images)
+
+
+def state_dict(name, taps):
+    """Random weights of the network, by their PyTorch names."""
+    variables, _ = shapes(backbones.create(name, taps))
+    random = np.random.default_rng(0)
+    return {key: random.normal(size=value.shape) for key, value in backbones.to_torch(zeros(variables)).items()}
+
+
+def zeros(tree):
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("name", backbones.NAMES)
+def test_taps_have_the_stated_strides_and_channels(name):
+    stated = backbones.channels(name)
+    _, taps = shapes(backbones.create(name, tuple(stated)), (224, 288))
+    assert {tap: (288 // value.shape[2], value.shape[3]) for tap, value in taps.items()} == stated
+    assert all(
+        value.shape[1] * stride == 224 for value, (stride, _) in zip(taps.values(), stated.values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("name", "taps"), [("resnet18", ("layer2",)), ("efficientnet_lite0", ("stage2",))])
+def test_nothing_beyond_the_deepest_tap_is_built(name, taps):
+    variables, found = shapes(backbones.create(name, taps))
+    assert tuple(found) == taps
+    layers = set(variables["params"])
+    assert not layers & {"layer3_0", "fc", "blocks_3_0", "conv_head", "classifier"}
+    assert layers & {"layer2_1", "blocks_2_1"}
+
+
+def test_taps_come_in_the_order_asked_for():
+    _, found = shapes(backbones.create("resnet18", ("layer2", "stem")))
+    assert list(found) == ["layer2", "stem"]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "million"),
+    [("resnet18", 102, 11.69), ("wide_resnet50_2", 267, 68.88), ("efficientnet_lite0", 247, 4.65)],
+)
+def test_a_whole_network_has_the_published_number_of_parameters(name, weights, million):
+    """`weights`: the published tensors without the counters of batches."""
+    variables, _ = shapes(backbones.create(name, ("logits",)))
+    assert len(jax.tree.leaves(variables)) == weights
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6 == pytest.approx(million, abs=0.005)
+
+
+def test_weights_deeper_than_the_taps_are_ignored_and_counters_may_be_missing():
+    whole = state_dict("resnet18", ("logits",))
+    with_counters = {**whole, "bn1.num_batches_tracked": np.int64(3)}
+    taps = ("layer1",)
+    cut = backbones.from_torch(
+        "resnet18", {k: v for k, v in whole.items() if k[:6] in {"conv1.", "layer1"} or "bn1" in k}, taps=taps
+    )
+    full = backbones.from_torch("resnet18", with_counters, taps=taps)
+    jax.tree.map(np.testing.assert_array_equal, cut, full)
+
+
+def test_prefixed_weights_are_found_and_named_in_full():
+    weights = {f"teacher.{key}": value for key, value in state_dict("resnet18", ("stem",)).items()}
+    backbones.from_torch("resnet18", weights, taps=("stem",), prefix="teacher.")
+    with pytest.raises(UserError, match=r"resnet18: no entry 'teacher\.layer1\.0\.bn1\.bias'"):
+        backbones.from_torch("resnet18", weights, taps=("layer1",), prefix="teacher.")
+
+
+def test_weights_of_another_network_are_refused_with_both_shapes():
+    weights = state_dict("resnet18", ("layer1",))
+    weights["layer1.0.conv2.weight"] = np.zeros((64, 64, 1, 1))
+    with pytest.raises(
+        UserError, match=r"'layer1\.0\.conv2\.weight' has shape \(64, 64, 1, 1\), expected \(64, 64, 3, 3\)"
+    ):
+        backbones.from_torch("resnet18", weights, taps=("layer1",))
+
+
+def test_timm_and_package_names_of_an_efficientnet_give_the_same_variables():
+    """The two state dicts hold the same arrays in the same order."""
+    layers = [
+        "_conv_stem",
+        "_bn0",
+        "_blocks.0._depthwise_conv",
+        "_blocks.0._bn1",
+        "_blocks.0._project_conv",
+        "_blocks.0._bn2",
+    ]
+    for block in (1, 2):
+        for layer in ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"):
+            layers.append(f"_blocks.{block}.{layer}")
+    timm_layers = ["conv_stem", "bn1", "blocks.0.0.conv_dw", "blocks.0.0.bn1", "blocks.0.0.conv_pw", "blocks.0.0.bn2"]
+    for block in (0, 1):
+        for layer in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"):
+            timm_layers.append(f"blocks.1.{block}.{layer}")
+    names = dict(zip(timm_layers, layers, strict=True))
+
+    taps = ("stage1",)
+    timm = state_dict("efficientnet_lite0", taps)
+    package = {names[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]: value for key, value in timm.items()}
+    both = [backbones.from_torch("efficientnet_lite0", weights, taps=taps) for weights in (timm, package)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_frozen_padding_differs_only_where_a_halving_is_odd():
+    """380 halves to 95: an image of 256 pixels is then padded as if it were odd there, from stage 2 on."""
+    taps = ("stage1", "stage2")
+    module = backbones.create("efficientnet_lite0", taps)
+    images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    variables = module.init(jax.random.key(1), images)
+    dynamic, frozen, same = (
+        jax.jit(module.clone(padding_from=size).apply)(variables, images) for size in (None, 380, 256)
+    )
+    np.testing.assert_array_equal(dynamic["stage1"], frozen["stage1"])
+    np.testing.assert_array_equal(dynamic["stage2"], same["stage2"])
+    assert np.max(np.abs(dynamic["stage2"] - frozen["stage2"])) > 0.02 * np.max(np.abs(dynamic["stage2"]))
+
+
+def test_half_precision_is_close_and_leaves_parameters_in_float32():
+    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    module = backbones.create("resnet18", ("layer1",), dtype="bfloat16")
+    variables = module.init(jax.random.key(1), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    half = module.apply(variables, images)["layer1"]
+    single = module.clone(dtype="float32").apply(variables, images)["layer1"]
+    assert half.dtype == jnp.bfloat16
+    assert np.max(np.abs(half - single)) < 0.05 * np.max(np.abs(single))
+
+
+def test_normalization_is_what_the_weights_were_trained_with():
+    mean, std = backbones.normalization("efficientnet_lite0", "package")
+    assert [(value / 255 - mean[0]) / std[0] for value in (127, 255)] == pytest.approx([0, 1])
+    assert backbones.normalization("resnet18", "tv_in1k")[0] == (0.485, 0.456, 0.406)
+
+
+def test_unknown_names_are_answered_with_near_ones():
+    with pytest.raises(UserError, match="unknown backbone 'wide_resnet50'.*'wide_resnet50_2'"):
+        backbones.create("wide_resnet50", ("layer2",))
+    with pytest.raises(UserError, match="resnet18 has no tap 'layer_2'.*'layer2'"):
+        backbones.create("resnet18", ("layer_2",))
+    with pytest.raises(UserError, match="no taps given"):
+        backbones.create("resnet18", ())
+
+
+def test_importing_the_package_does_not_import_flax():
+    code = "import sys, jaxad.backbones; assert not {'flax', 'jax'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
