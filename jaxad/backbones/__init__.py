@@ -28,7 +28,8 @@ TFLITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 def create(name: str, taps: Sequence[str], *, num_classes: int = 1000, dtype: Any = "float32") -> nn.Module:
     """The network `name`, computing `taps`: `module.apply(variables, images)` gives a dictionary of them.
 
-    Other fields are set by `module.clone(padding_from=380)`. Raises UserError for an unknown network or tap.
+    Take the taps by name: `jax.jit` sorts a dictionary's keys. Other fields are set by
+    `module.clone(padding_from=380)`. Raises UserError for an unknown network or tap.
     """
     family = _family(name)
     for tap in taps:

@@ -31,10 +31,8 @@ def zeros(tree):
 def test_taps_have_the_stated_strides_and_channels(name):
     stated = backbones.channels(name)
     _, taps = shapes(backbones.create(name, tuple(stated)), (224, 288))
-    assert {tap: (288 // value.shape[2], value.shape[3]) for tap, value in taps.items()} == stated
-    assert all(
-        value.shape[1] * stride == 224 for value, (stride, _) in zip(taps.values(), stated.values(), strict=True)
-    )
+    found = {tap: (224 // value.shape[1], 288 // value.shape[2], value.shape[3]) for tap, value in taps.items()}
+    assert found == {tap: (stride, stride, width) for tap, (stride, width) in stated.items()}
 
 
 @pytest.mark.parametrize(("name", "taps"), [("resnet18", ("layer2",)), ("efficientnet_lite0", ("stage2",))])
@@ -44,11 +42,6 @@ def test_nothing_beyond_the_deepest_tap_is_built(name, taps):
     layers = set(variables["params"])
     assert not layers & {"layer3_0", "fc", "blocks_3_0", "conv_head", "classifier"}
     assert layers & {"layer2_1", "blocks_2_1"}
-
-
-def test_taps_come_in_the_order_asked_for():
-    _, found = shapes(backbones.create("resnet18", ("layer2", "stem")))
-    assert list(found) == ["layer2", "stem"]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +58,9 @@ def test_a_whole_network_has_the_published_number_of_parameters(name, weights, m
 def test_weights_deeper_than_the_taps_are_ignored_and_counters_may_be_missing():
     whole = state_dict("resnet18", ("logits",))
     with_counters = {**whole, "bn1.num_batches_tracked": np.int64(3)}
+    shallow = {key: value for key, value in whole.items() if not key.startswith(("layer2", "layer3", "layer4", "fc"))}
     taps = ("layer1",)
-    cut = backbones.from_torch(
-        "resnet18", {k: v for k, v in whole.items() if k[:6] in {"conv1.", "layer1"} or "bn1" in k}, taps=taps
-    )
+    cut = backbones.from_torch("resnet18", shallow, taps=taps)
     full = backbones.from_torch("resnet18", with_counters, taps=taps)
     jax.tree.map(np.testing.assert_array_equal, cut, full)
 
@@ -76,56 +68,44 @@ def test_weights_deeper_than_the_taps_are_ignored_and_counters_may_be_missing():
 def test_prefixed_weights_are_found_and_named_in_full():
     weights = {f"teacher.{key}": value for key, value in state_dict("resnet18", ("stem",)).items()}
     backbones.from_torch("resnet18", weights, taps=("stem",), prefix="teacher.")
-    with pytest.raises(UserError, match=r"resnet18: no entry 'teacher\.layer1\.0\.bn1\.bias'"):
+    with pytest.raises(UserError, match=r"resnet18: no entry 'teacher\.layer1\.0\.bn1\.running_mean'"):
         backbones.from_torch("resnet18", weights, taps=("layer1",), prefix="teacher.")
 
 
 def test_weights_of_another_network_are_refused_with_both_shapes():
     weights = state_dict("resnet18", ("layer1",))
     weights["layer1.0.conv2.weight"] = np.zeros((64, 64, 1, 1))
-    with pytest.raises(
-        UserError, match=r"'layer1\.0\.conv2\.weight' has shape \(64, 64, 1, 1\), expected \(64, 64, 3, 3\)"
-    ):
+    message = r"'layer1\.0\.conv2\.weight' has shape \(64, 64, 1, 1\), expected \(64, 64, 3, 3\)"
+    with pytest.raises(UserError, match=message):
         backbones.from_torch("resnet18", weights, taps=("layer1",))
 
 
 def test_timm_and_package_names_of_an_efficientnet_give_the_same_variables():
-    """The two state dicts hold the same arrays in the same order."""
-    layers = [
-        "_conv_stem",
-        "_bn0",
-        "_blocks.0._depthwise_conv",
-        "_blocks.0._bn1",
-        "_blocks.0._project_conv",
-        "_blocks.0._bn2",
-    ]
-    for block in (1, 2):
-        for layer in ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"):
-            layers.append(f"_blocks.{block}.{layer}")
-    timm_layers = ["conv_stem", "bn1", "blocks.0.0.conv_dw", "blocks.0.0.bn1", "blocks.0.0.conv_pw", "blocks.0.0.bn2"]
-    for block in (0, 1):
-        for layer in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"):
-            timm_layers.append(f"blocks.1.{block}.{layer}")
-    names = dict(zip(timm_layers, layers, strict=True))
+    plain = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    expanded = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    expanded |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    names = {"conv_stem": "_conv_stem", "bn1": "_bn0"}
+    names |= {f"blocks.0.0.{timm}": f"_blocks.0.{package}" for timm, package in plain.items()}
+    for i in (0, 1):
+        names |= {f"blocks.1.{i}.{timm}": f"_blocks.{i + 1}.{package}" for timm, package in expanded.items()}
 
     taps = ("stage1",)
-    timm = state_dict("efficientnet_lite0", taps)
-    package = {names[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]: value for key, value in timm.items()}
+    timm, package = state_dict("efficientnet_lite0", taps), {}
+    for key, value in timm.items():
+        module, _, kind = key.rpartition(".")
+        package[f"{names[module]}.{kind}"] = value
     both = [backbones.from_torch("efficientnet_lite0", weights, taps=taps) for weights in (timm, package)]
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
 def test_frozen_padding_differs_only_where_a_halving_is_odd():
-    """380 halves to 95: an image of 256 pixels is then padded as if it were odd there, from stage 2 on."""
+    """380 halves to 95: any image is then padded as if its size were odd there, from stage 2 on."""
     taps = ("stage1", "stage2")
     module = backbones.create("efficientnet_lite0", taps)
-    images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
     variables = module.init(jax.random.key(1), images)
-    dynamic, frozen, same = (
-        jax.jit(module.clone(padding_from=size).apply)(variables, images) for size in (None, 380, 256)
-    )
+    dynamic, frozen = (net.apply(variables, images) for net in (module, module.clone(padding_from=380)))
     np.testing.assert_array_equal(dynamic["stage1"], frozen["stage1"])
-    np.testing.assert_array_equal(dynamic["stage2"], same["stage2"])
     assert np.max(np.abs(dynamic["stage2"] - frozen["stage2"])) > 0.02 * np.max(np.abs(dynamic["stage2"]))
 
 
@@ -147,9 +127,9 @@ def test_normalization_is_what_the_weights_were_trained_with():
 
 
 def test_unknown_names_are_answered_with_near_ones():
-    with pytest.raises(UserError, match="unknown backbone 'wide_resnet50'.*'wide_resnet50_2'"):
+    with pytest.raises(UserError, match=r"unknown backbone 'wide_resnet50'.*'wide_resnet50_2'"):
         backbones.create("wide_resnet50", ("layer2",))
-    with pytest.raises(UserError, match="resnet18 has no tap 'layer_2'.*'layer2'"):
+    with pytest.raises(UserError, match=r"resnet18 has no tap 'layer_2'.*'layer2'"):
         backbones.create("resnet18", ("layer_2",))
     with pytest.raises(UserError, match="no taps given"):
         backbones.create("resnet18", ())
