@@ -8,6 +8,7 @@ stage. Only arrays and JSON are stored: reading one runs no code of the file's.
 
 import dataclasses
 import functools
+import shutil
 import logging
 import zlib
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ class Checkpoints:
         state = {"variables": variables, "stage": {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}}
         record = dataclasses.asdict(progress) | {"checksums": checksums(state)}
         metrics = next((m for m in progress.metrics[-1:] if m.get("total") == progress.total), None)
+        self._check_space(state, progress.total)
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(record))
         try:
             if progress.total in self.manager.all_steps():
@@ -101,6 +103,16 @@ class Checkpoints:
                 f"cannot write checkpoint {progress.total} in {self.directory}: {reason}; earlier ones are kept: "
                 "make room or name another --workdir, then start the same command again"
             ) from error
+
+    def _check_space(self, state: Any, number: int) -> None:
+        """A full disk is better found before: TensorStore's threads print their own errors when they meet one."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"cannot write checkpoint {number} in {self.directory}: it may need {needed / 2**20:.0f} MiB, the disk has "
+                f"{free / 2**20:.0f} MiB left; earlier ones are kept: make room, then start the same command again"
+            )
 
     def steps(self) -> list[int]:
         """Numbers of the checkpoints that are there, oldest first."""

@@ -86,7 +86,7 @@ def run(
             write_report(workdir, results, config)
     sharding.wait_for_all("results")
     if results and jax.process_index() == 0:
-        print(report.format_table(results, published_results(config)))
+        print(report.format_table(results, published_results(config), config.evaluation.metrics))
         print(f"\nReport: {workdir / 'report.html'}", flush=True)
     return results
 

@@ -64,7 +64,9 @@ def test_two_processes_train_together_and_give_the_result_of_one(on_one_device, 
     method, alone = on_one_device
     command = [str(runs.ROOT / "launch" / "local" / "run.sh"), "2", *options(method, photographs, tmp_path, data_dir)]
     environment = runs.environment(PYTHON=sys.executable)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=runs.ROOT, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, cwd=runs.ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Process 1 of 2, 1 of 2 devices" in done.stderr
     assert_same(alone, tmp_path)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,9 @@ def with_cases(results: Sequence[CategoryResult], path: Path) -> list[CategoryRe
         facts = json.loads(str(arrays.pop("facts")))
         cases: dict[str, list[Case]] = {}
         for place, fact in enumerate(facts):
-            pictures = {name: arrays.get(f"{place}/{name}") for name in _ARRAYS}
+            pictures: dict[str, Any] = {name: arrays.get(f"{place}/{name}") for name in _ARRAYS}
             category = fact.pop("category")
-            cases.setdefault(category, []).append(Case(**{**fact, "reasons": tuple(fact["reasons"])}, **pictures))
+            cases.setdefault(category, []).append(Case(**{**fact, **pictures, "reasons": tuple(fact["reasons"])}))
     except Exception as error:  # zipfile and NumPy have many errors for a damaged file
         raise UserError(f"{path}: {error}, expected the gallery of a report; evaluate the run again") from error
     return [replace(result, cases=cases.get(result.category, [])) for result in results]

@@ -102,7 +102,7 @@ def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high:
     value = low + pixel / 65535 * (high - low), true to half a step, (high - low) / 131070. `read_map_png16` does that.
 
     Raises:
-      UserError: the map holds NaN or infinite values, or the file cannot be written.
+      UserError: the map holds infinite values or no number at all, or the file cannot be written.
     """
     _check_finite(path, map)
     pixels = np.rint(_position(map, low, high) * _STEPS).astype(np.uint16)
@@ -134,7 +134,7 @@ def write_map_npy(path: Path, map: Float[np.ndarray, "h w"]) -> None:
     """Writes the exact values as a float32 `.npy` file, atomically.
 
     Raises:
-      UserError: the map holds NaN or infinite values, or the file cannot be written.
+      UserError: the map holds infinite values or no number at all, or the file cannot be written.
     """
     _check_finite(path, map)
     with replacing(path) as file:
@@ -158,7 +158,8 @@ def _dilate(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def _check_finite(path: Path, map: Float[np.ndarray, "h w"]) -> None:
-    if not np.isfinite(map).all():
+    if np.isinf(map).any() or np.isnan(map).all():
         raise UserError(
-            f"{path}: the anomaly map holds NaN or infinite values, expected finite ones; the checkpoint may be damaged"
+            f"{path}: the anomaly map holds infinite values or no number at all, expected finite ones; "
+            "the checkpoint may be damaged"
         )

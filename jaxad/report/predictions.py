@@ -100,7 +100,7 @@ class PredictionWriter:
           path: the image as the user gave it; the first column.
           relative_path: the image below the folder that was predicted; the sub-folders of its outputs.
           image: the photograph at its own size.
-          map: the anomaly map at the same size.
+          map: the anomaly map at the same size; NaN outside a crop, where nothing was looked at.
           score: the image score.
         """
         if image.shape[:2] != map.shape:
@@ -111,7 +111,7 @@ class PredictionWriter:
         if self._map_format == "npy":
             write_map_npy(self.directory / "maps" / f"{name}.npy", map)
         else:
-            low, high = min(self._low, float(map.min())), max(self._high, float(map.max()))
+            low, high = min(self._low, float(np.nanmin(map))), max(self._high, float(np.nanmax(map)))
             write_map_png16(self.directory / "maps" / f"{name}.png", map, low, high)
         write_overlay(self.directory / "overlays" / f"{name}.png", image, map, self._low, self._high)
         threshold = "" if self.threshold is None else repr(float(self.threshold))
