@@ -98,6 +98,7 @@ def test_timm_and_package_names_of_an_efficientnet_give_the_same_variables():
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
+@pytest.mark.slow
 def test_frozen_padding_differs_only_where_a_halving_is_odd():
     """380 halves to 95: any image is then padded as if its size were odd there, from stage 2 on."""
     taps = ("stage1", "stage2")
