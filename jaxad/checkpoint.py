@@ -8,8 +8,8 @@ stage. Only arrays and JSON are stored: reading one runs no code of the file's.
 
 import dataclasses
 import functools
-import shutil
 import logging
+import shutil
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +110,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise UserError(
-                f"cannot write checkpoint {number} in {self.directory}: it may need {needed / 2**20:.0f} MiB, the disk has "
-                f"{free / 2**20:.0f} MiB left; earlier ones are kept: make room, then start the same command again"
+                f"cannot write checkpoint {number} in {self.directory}: it may need {needed / 2**20:.0f} MiB, the "
+                f"disk has {free / 2**20:.0f} MiB left; earlier ones are kept: make room, then start the same command again"
             )
 
     def steps(self) -> list[int]:

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from jaxad.errors import UserError, did_you_mean
 
+Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
+
 # Fields that say how a run goes, not what it computes: they may differ when a run is resumed, evaluated or predicted
 # from.
 FREE_FIELDS = re.compile(
@@ -19,7 +21,7 @@ FREE_FIELDS = re.compile(
 )
 
 
-def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config of `FILE.py:ARGUMENT` ("configs/patchcore.py:mirad/rabbit_pendant"), with fields replaced.
 
     Args:
@@ -44,7 +46,7 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise UserError(f"{name} defines no get_config: a config file has get_config(dataset) -> ConfigDict")
+        raise UserError(f"{name} defines no get_config: a config file has get_config(dataset) -> Config")
     config = module.get_config(argument) if argument else module.get_config()
     config.lock()
     for field, value in (overrides or {}).items():
@@ -53,7 +55,7 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     return config
 
 
-def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def fields(config: Config, prefix: str = "") -> dict[str, Any]:
     """Every field by its dotted name."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -61,7 +63,7 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_field(config: ConfigDict, field: str) -> None:
+def check_field(config: Config, field: str) -> None:
     """Raises UserError when the config has no such field, with the near matches."""
     known = fields(config)
     if field in known:
@@ -76,7 +78,7 @@ def check_field(config: ConfigDict, field: str) -> None:
     raise UserError(f"there is no config field {field!r}.{near}")
 
 
-def replace_field(config: ConfigDict, field: str, value: Any) -> None:
+def replace_field(config: Config, field: str, value: Any) -> None:
     *groups, leaf = field.split(".")
     node = config
     for group in groups:
@@ -116,7 +118,7 @@ def define_config_flag(name: str, help_string: str):
     return config_flags.DEFINE_config_file(name, None, help_string, lock_config=True)
 
 
-def differences(saved: Mapping[str, Any], config: ConfigDict) -> list[str]:
+def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
     """Lines "field: saved value, now value" for the fields that decide what a run computes."""
     now = {name: plain(value) for name, value in fields(config).items()}
     names = sorted(name for name in saved.keys() | now.keys() if not FREE_FIELDS.match(name))

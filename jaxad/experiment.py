@@ -18,12 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
-from ml_collections import ConfigDict
 
 import jaxad.methods
 from jaxad import metrics, prediction, report, sharding, training
 from jaxad.checkpoint import Checkpoints, Progress
-from jaxad.config import differences, fields, plain
+from jaxad.config import Config, differences, fields, plain
 from jaxad.data import files, geometry, pipeline, preparation
 from jaxad.errors import UserError, did_you_mean
 from jaxad.log import MetricLog
@@ -47,9 +46,7 @@ def describe_devices() -> None:
     )
 
 
-def run(
-    config: ConfigDict, workdir: str | os.PathLike, mode: str = "train_and_evaluate"
-) -> list[report.CategoryResult]:
+def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evaluate") -> list[report.CategoryResult]:
     """Trains and evaluates what the config says; a run that was stopped goes on where it was.
 
     Each model has its folder below `workdir`: one a category, or "multi_class". Finished ones are skipped. The results
@@ -103,7 +100,7 @@ class Measured:
 class Model:
     """One model of a run: its categories, its folder."""
 
-    config: ConfigDict
+    config: Config
     method: Method
     folder: Path
     categories: Sequence[str]
@@ -210,15 +207,17 @@ class Model:
         """Metrics and curves of some images of the split."""
         truth = ground_truth(split, members)
         maps, scores = found.maps[members], found.scores[members]
-        known = {"valid": truth.valid, "has_mask": truth.has_mask}
+        known: dict[str, Any] = {"valid": truth.valid, "has_mask": truth.has_mask}
         curves = {"image": metrics.curves(metrics.rank_images(scores, truth.labels))}
         ranking = None
         if truth.masks is not None:
             ranking = metrics.rank_pixels(metrics.split_pixels(maps, truth.masks, **known))
             curves["pixel"] = metrics.curves(ranking)
         mode, name = self.config.evaluation.metrics, split.categories[int(members[0])]
-        exact = {"pixel_ranking": ranking} if mode == "exact" else {}
-        values = metrics.evaluate(maps, truth.masks, scores, truth.labels, mode=mode, name=name, **known, **exact)
+        exact = ranking if mode == "exact" else None
+        values = metrics.evaluate(
+            maps, truth.masks, scores, truth.labels, mode=mode, name=name, pixel_ranking=exact, **known
+        )
         return Measured(values, curves)
 
     def evaluate(self) -> list[report.CategoryResult]:
@@ -330,7 +329,7 @@ def conformal_threshold(scores: np.ndarray, rate: float) -> float:
     return float(np.sort(scores)[min(rank, len(scores)) - 1])
 
 
-def create_method(config: ConfigDict) -> Method:
+def create_method(config: Config) -> Method:
     """The config's method.
 
     Raises:
@@ -350,7 +349,7 @@ def create_method(config: ConfigDict) -> Method:
     return create(config)
 
 
-def prepare(config: ConfigDict) -> Mapping[str, Any]:
+def prepare(config: Config) -> Mapping[str, Any]:
     """The builders of the run's categories, prepared where they are not; other processes wait for the first."""
     where = config.dataset
     return preparation.prepare(
@@ -382,7 +381,7 @@ def folder_name(category: str) -> str:
     return category.replace(os.sep, "_").replace("..", "_") or "_"
 
 
-def check_config(folder: Path, config: ConfigDict) -> None:
+def check_config(folder: Path, config: Config) -> None:
     """Notes the config in a new folder; in an old one it must be the same, but for the fields that change no result.
 
     Raises:
@@ -408,11 +407,11 @@ def check_config(folder: Path, config: ConfigDict) -> None:
     sharding.wait_for_all("config")
 
 
-def published_results(config: ConfigDict) -> Any:
+def published_results(config: Config) -> Any:
     return report.lookup(config.evaluation.published) if config.evaluation.published else None
 
 
-def save_results(folder: Path, results: Sequence[report.CategoryResult], config: ConfigDict) -> None:
+def save_results(folder: Path, results: Sequence[report.CategoryResult], config: Config) -> None:
     """The report of one model, and what a later report over all models needs of it; the cases, written last, say it is
     complete.
     """
@@ -420,7 +419,7 @@ def save_results(folder: Path, results: Sequence[report.CategoryResult], config:
     report.save_cases(folder / CASES, results)
 
 
-def finished_results(folder: Path, config: ConfigDict) -> list[report.CategoryResult] | None:
+def finished_results(folder: Path, config: Config) -> list[report.CategoryResult] | None:
     """The results of a model that was evaluated before in the same way; None where there are none."""
     if not (folder / CASES).exists():
         return None
@@ -431,11 +430,11 @@ def finished_results(folder: Path, config: ConfigDict) -> list[report.CategoryRe
     return report.with_cases(stored.results, folder / CASES)
 
 
-def evaluation_settings(config: ConfigDict) -> dict[str, Any]:
+def evaluation_settings(config: Config) -> dict[str, Any]:
     return {"metrics": config.evaluation.metrics, "false_alarm_rate": config.threshold.false_alarm_rate}
 
 
-def write_report(workdir: Path, results: Sequence[report.CategoryResult], config: ConfigDict) -> None:
+def write_report(workdir: Path, results: Sequence[report.CategoryResult], config: Config) -> None:
     device = jax.devices()[0]
     facts = {
         "config": json.loads(config.to_json_best_effort()),
@@ -443,7 +442,6 @@ def write_report(workdir: Path, results: Sequence[report.CategoryResult], config
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "dataset": config.dataset.name,
         "method": config.method,
-        "preset": config.get("preset", ""),
         "seed": config.seed,
         **evaluation_settings(config),
         "device": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}",
@@ -475,7 +473,7 @@ class ImagePrediction:
 
 
 def predict(
-    config: ConfigDict, workdir: str | os.PathLike, images: str | os.PathLike | Sequence[np.ndarray]
+    config: Config, workdir: str | os.PathLike, images: str | os.PathLike | Sequence[np.ndarray]
 ) -> Iterator[ImagePrediction]:
     """Predicts photographs with a trained model, one after the other.
 
@@ -493,7 +491,7 @@ def predictions_of(model: "Model", variables: Variables, progress: Progress, ima
     """The predictions of `predict`; files that cannot be read are named in the log and left out."""
     form = geometry.from_config(model.config.input)
     if isinstance(images, str | os.PathLike):
-        source = files.FileSplit(files.image_files(images), form)
+        source = files.FileSplit(files.image_files(Path(images)), form)
     else:
         source = files.ArraySplit(images, form)
     threshold = progress.notes.get("thresholds", {}).get(model.categories[0] if len(model.categories) == 1 else "all")
@@ -511,7 +509,11 @@ def predictions_of(model: "Model", variables: Variables, progress: Progress, ima
 
 
 def predict_files(
-    config: ConfigDict, workdir: str | os.PathLike, images: str, output: str | None = None, map_format: str = "png16"
+    config: Config,
+    workdir: str | os.PathLike,
+    images: str,
+    output: str | None = None,
+    map_format: report.MapFormat = "png16",
 ) -> Path:
     """Predicts photographs and writes anomaly maps, overlays and predictions.csv to `output` (by default
     WORKDIR/predictions).
@@ -538,7 +540,7 @@ def predict_files(
     return directory / "predictions.csv"
 
 
-def trained_model(config: ConfigDict, workdir: str | os.PathLike) -> Model:
+def trained_model(config: Config, workdir: str | os.PathLike) -> Model:
     """The model in `workdir` that the config means.
 
     Raises:

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
     for flag in (_CONFIG, _WORKDIR):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; python -m jaxad.main --help lists the options")
-    if (_MODE.value == "predict") != bool(_IMAGES.value):
+    config, workdir, images = _CONFIG.value, str(_WORKDIR.value), _IMAGES.value
+    if (_MODE.value == "predict") != bool(images):
         raise UserError("--mode=predict and --images=DIR_OR_FILE go together")
 
     from jaxad import experiment, sharding
@@ -46,10 +47,10 @@ def main(arguments: list[str]) -> None:
     sharding.start_processes(_DISTRIBUTED.value)
     sharding.use_compilation_cache()
     experiment.describe_devices()
-    if _MODE.value == "predict":
-        experiment.predict_files(_CONFIG.value, _WORKDIR.value, _IMAGES.value, _OUTPUT.value, _MAPS.value)
+    if images:
+        experiment.predict_files(config, workdir, images, _OUTPUT.value, _MAPS.value)
     else:
-        experiment.run(_CONFIG.value, _WORKDIR.value, _MODE.value)
+        experiment.run(config, workdir, _MODE.value)
 
 
 def show_messages() -> None:

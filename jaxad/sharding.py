@@ -83,7 +83,7 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """All devices as a ("data", "model") mesh; `model` devices share one copy of the partitioned parameters.
 
     The axes are Auto: the compiler places intermediate arrays, given where inputs and outputs live.

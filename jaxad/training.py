@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -87,8 +87,10 @@ def run_stages(run: Run) -> tuple[Variables, Progress]:
     stages = run.method.stages(len(run.splits["train"]))
     for index in range(progress.stage, len(stages)):
         stage, started = stages[index], time.perf_counter()
-        run_stage = train if isinstance(stage, Train) else fit
-        variables, progress = run_stage(run, stage, variables, leaves, progress)
+        if isinstance(stage, Train):
+            variables, progress = train(run, stage, variables, leaves, progress)
+        else:
+            variables, progress = fit(run, stage, variables, leaves, progress)
         leaves, progress = [], replace(progress, stage=index + 1, step=0, iterator=None)
         run.checkpoints.save(variables, {}, progress)
         logger.info("Stage %s took %.1f s", stage.name, time.perf_counter() - started)
@@ -237,14 +239,14 @@ def fit(run: Run, stage: Fit, variables: Variables, leaves: list, progress: Prog
 
 def select(params: Any, trainable: Callable[[str], bool]) -> tuple[Any, Any]:
     """The parameters cut in two nested dicts: those whose path is trained, and the rest."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = traverse_util.flatten_dict(params, sep="/")
     trained = {path: leaf for path, leaf in flat.items() if trainable(path)}
     frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
     if not trained:
         raise ValueError(
             "no parameter is trained by this stage: its `trainable` accepts none of " + ", ".join(list(flat)[:5])
         )
-    nest = functools.partial(flax.traverse_util.unflatten_dict, sep="/")
+    nest = functools.partial(traverse_util.unflatten_dict, sep="/")
     return nest(trained), nest(frozen)
 
 
@@ -268,7 +270,7 @@ def refill(tree: Any, leaves: list, stage: str) -> Any:
 
 def like(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
     """Where the optimizer's state lives: moments beside the parameter they belong to, counts everywhere."""
-    places = {path: leaf for path, leaf in flax.traverse_util.flatten_dict(trained).items()}
+    places: dict[tuple, Any] = dict(traverse_util.flatten_dict(trained))
 
     def place(path, leaf):
         keys = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
@@ -356,9 +358,12 @@ def cache_features(run: Run, stage: Train, variables: Variables, split: Any) -> 
       UserError: a feature is not finite; the message names the image.
     """
 
+    frozen_part = stage.features
+    assert frozen_part is not None
+
     @jax.jit
     def compute(variables, batch):
-        return stage.features(variables, normalise(batch, run.method.normalization))
+        return frozen_part(variables, normalise(batch, run.method.normalization))
 
     rows, where = rows_a_batch(run.batch_size, run.mesh), (jax.process_index(), jax.process_count())
     batches = evaluation_batches(split, rows, process_index=where[0], process_count=where[1])

@@ -3,7 +3,7 @@
 from jaxad.report.atomic import write_text
 from jaxad.report.cases import save_cases, with_cases
 from jaxad.report.category import Case, CategoryResult, choose_cases
-from jaxad.report.predictions import PredictionWriter
+from jaxad.report.predictions import MapFormat, PredictionWriter
 from jaxad.report.published import Published, lookup
 from jaxad.report.results import read, write
 from jaxad.report.table import format_table
@@ -11,6 +11,7 @@ from jaxad.report.table import format_table
 __all__ = [
     "Case",
     "CategoryResult",
+    "MapFormat",
     "PredictionWriter",
     "Published",
     "choose_cases",

@@ -20,6 +20,7 @@ from jaxad.report.atomic import cannot_write, replacing
 from jaxad.report.overlay import write_map_npy, write_map_png16, write_overlay
 
 COLUMNS = ("path", "score", "threshold", "decision")
+MapFormat = Literal["png16", "npy"]
 _NAME_BYTES = 255  # what Linux, macOS and Windows file systems allow
 
 
@@ -51,7 +52,7 @@ class PredictionWriter:
         self,
         directory: Path | str,
         threshold: float | None,
-        map_format: Literal["png16", "npy"] = "png16",
+        map_format: MapFormat = "png16",
         scale: tuple[float, float] = (0.0, 1.0),
     ):
         if map_format not in ("png16", "npy"):
