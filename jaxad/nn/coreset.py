@@ -1,22 +1,23 @@
 """Greedy k-center coresets: the picks of the plain loop, without its passes over all rows.
 
-The plain algorithm (Sener & Savarese 2018; PatchCore, Roth et al., CVPR 2022, Algorithm 1) keeps for every row an anchor, its
-distance to the nearest pick, and repeats: take the row with the largest anchor, lower every anchor by the distance to it.
-An anchor only ever shrinks, so one that is out of date is still an upper bound (lazy evaluation, Minoux 1978). Three steps
-in turn use that:
+The plain algorithm (Sener & Savarese, 2018; PatchCore, Roth et al., CVPR 2022, Algorithm 1) keeps an anchor for every
+row, its distance to the nearest pick, and repeats: pick the row with the largest anchor, lower every anchor by the
+distance to it. Anchors only shrink, so one that is out of date is still an upper bound (lazy evaluation, Minoux, 1978),
+and the rows are looked at in rounds of two steps:
 
-1. refresh: the stale rows with the largest anchors catch up with all the picks they have missed, as one matrix product;
-2. gather: the farthest up-to-date rows become the active set;
-3. pick: the plain loop runs inside the active set, as long as its maximum is above every anchor outside.
+ - refresh: the stale rows with the largest anchors catch up with the picks they have missed, as matrix products;
+ - pick: the farthest fresh rows become the active set, and the plain loop runs inside it for as long as its maximum is
+   above every anchor outside.
 
-Rows that were near a pick early are never looked at again. The matrix product only proposes candidates, with a proven bound on its rounding: each
-distance that is kept or compared comes from `_distance`, which adds in one fixed order whatever the shapes. So the picks are those of the plain loop
-bit for bit, ties included, for any block size and any number of devices.
+Rows that lie near an early pick are never looked at again. The matrix product only proposes candidates, within a proven
+bound of its rounding; each distance that is kept or compared comes from `_distance`, which adds in one fixed order
+whatever the shapes. So the picks are those of the plain loop, ties included, for any size of the sets and any number
+of devices.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,9 @@ def mean_distances(points: Float[Array, "n d"], starts: Int[Array, "s"]) -> Floa
 def total_distances(points: Float[Array, "n d"]) -> Float[Array, "n"]:
     """L2 norm of every row of the n x n distance matrix: the first anchors of the exact greedy sampler.
 
-    Never forms the matrix: around any centre c, sum_m |z_n - z_m|^2 = n |z_n - c|^2 + sum_m |z_m - c|^2 - 2 (z_n - c).sum_m (z_m - c),
-    which costs one pass in place of n. The norm is at least as large as any single distance, so only its maximum, the first pick, matters later.
+    The matrix is never formed. Around any centre c, sum_m |z_n - z_m|^2 is n |z_n - c|^2 + sum_m |z_m - c|^2
+    - 2 (z_n - c) . sum_m (z_m - c): two passes over the rows in place of n. The norm is no smaller than any single
+    distance, so only the row of its maximum, the first pick, has a say in the selection.
     """
     mesh, points = _rows_on_mesh(points)
     return _total_distances(points, mesh)
@@ -72,26 +74,27 @@ def k_center_greedy(
 ) -> Int[Array, "size"]:
     """Exact greedy k-center selection: `size` times the row with the largest anchor, the first one on ties.
 
-    anchor = min(anchor, ||z_n - z_pick||) after each pick, with the distance as sqrt(max(0, |z_n|^2 - 2 z_n.z_pick + |z_pick|^2)) in float32, as the
-    reference implementations have it; a picked row's own distance is exactly 0.
+    After each pick anchor = min(anchor, distance to it), with the distance in the form of the reference
+    implementations, sqrt(max(0, |z|^2 - 2 z.z' + |z'|^2)) in float32; a row's distance to itself is exactly 0.
 
     Args:
-      points: rows to choose from; on one device, or sharded by rows over one axis of a mesh. Memory beyond them is O(n + size d).
-      initial: first anchors (`mean_distances`, `total_distances`); -inf for rows that only fill up a shard and must not be picked.
+      points: rows to choose from; on one device, or sharded by rows. Memory beyond them is O(n + size d).
+      initial: first anchors (`mean_distances`, `total_distances`); -inf for rows that only fill up a shard.
       size: number of picks, 1 to n.
-      progress: called after each round with the number of picks so far.
-      active: rows of the active set to begin with, of all devices together. It and `reach` change the speed, never the picks.
-      reach: stale rows refreshed in a round to begin with, of all devices together.
+      progress: called with the number of picks so far, after each round that made some.
+      active: rows of the active set, over all devices. Like `reach` it changes the speed, never the picks.
+      reach: stale rows that a round refreshes, over all devices. Both grow where a round is too small to make picks.
 
     Returns:
-      Row numbers in the order of selection.
+      Row numbers in the order of selection. Once every anchor is 0 (fewer distinct rows than picks) the first row
+      repeats, as in the plain loop.
 
     Raises:
-      UserError: size out of range, NaN or infinity in the points, or fewer rows than picks that are not -inf.
+      UserError: size out of range, NaN or infinity in the points, or every first anchor -inf.
     """
     if not 1 <= size <= len(points):
         raise UserError(
-            f"coreset: {size} rows asked of {len(points)}; expected 1 to {len(points)}: change the coreset's share"
+            f"coreset: {size} rows asked of {len(points)}; expected 1 to {len(points)}: change the share kept"
         )
     mesh, points = _rows_on_mesh(points)
     shards = mesh.size
@@ -100,11 +103,12 @@ def k_center_greedy(
     norms, finite = _norms(points, mesh)
     if not finite or bool(jnp.isnan(initial).any()):
         raise UserError(
-            "coreset: the features hold NaN or infinity; expected finite numbers: check the images and the backbone's weights"
+            "coreset: NaN or infinity in the features, expected finite numbers: check the images and the weights"
         )
 
     state = _start(initial, points.shape[1], size, mesh)
     base_active, base_reach = (min(rows, -(-total // shards)) for total in (active, reach))
+    wide_active = min(4 * base_active, rows)
     active, reach = base_active, base_reach
     count = 0
     while count < size:
@@ -114,21 +118,24 @@ def k_center_greedy(
         made, count = int(state.count) - count, int(state.count)
         if progress is not None and made:
             progress(count)
-        if made >= base_active // 32 and made:
+        if made:
             reach = base_reach
-        elif float(stale) >= float(fresh) and reach < rows:  # rows out of date held the picking up
+            active = wide_active if made < base_active // 32 else base_active
+        elif float(stale) >= float(fresh) and reach < rows:  # rows out of date hold the picking up
             reach = min(8 * reach, rows)
-        elif active < rows:
+        elif active < rows:  # more ties than the active set has room for
             active = min(4 * active, rows)
-        elif not made:
+        else:
             raise UserError(
-                f"coreset: only {count} rows can be picked, {size} asked for: make the coreset's share smaller"
+                "coreset: no row may be picked, all first anchors are -inf; expected a distance for each row"
             )
     return state.picks[:size]
 
 
 class _State(NamedTuple):
-    """What the rounds change. Per row: `anchor`, exact for the first `version` picks. Per pick: its row, its point, its squared norm (inf: not yet)."""
+    """What the rounds change: per row the anchor, and how many picks it knows of; per pick its row, point and squared
+    norm, which is inf for the picks to come.
+    """
 
     anchor: Float[Array, "n"]
     version: Int[Array, "n"]
@@ -141,7 +148,7 @@ class _State(NamedTuple):
 _AXIS = "rows"
 _BY_ROW = PartitionSpec(_AXIS)
 _WHOLE = PartitionSpec()
-_STATE = _State(_BY_ROW, _BY_ROW, _WHOLE, _WHOLE, _WHOLE, _WHOLE)
+_STATE: Any = (_BY_ROW, _BY_ROW, _WHOLE, _WHOLE, _WHOLE, _WHOLE)
 
 
 def _rows_on_mesh(points: Float[Array, "n d"]) -> tuple[Mesh, Float[Array, "n d"]]:
@@ -149,8 +156,9 @@ def _rows_on_mesh(points: Float[Array, "n d"]) -> tuple[Mesh, Float[Array, "n d"
     points = jnp.asarray(points, jnp.float32)
     devices = [points.addressable_data(0).device]
     if isinstance(points.sharding, NamedSharding) and not points.is_fully_replicated:
-        slices = points.sharding.devices_indices_map(points.shape)
-        first = {index[0].start or 0: device for device, index in reversed(slices.items())}
+        first = {}
+        for device, index in points.sharding.devices_indices_map(points.shape).items():
+            first.setdefault(index[0].start or 0, device)
         devices = [first[start] for start in sorted(first)]
     elif points.is_fully_replicated:
         points = points.addressable_data(0)
@@ -168,7 +176,7 @@ def _columns(rows: Float[Array, "a d"]) -> Float[Array, "e a"]:
 
 
 def _dot(left: Float[Array, "e a"], right: Float[Array, "e *a"]) -> Float[Array, "a"]:
-    """Dot products of columns, added term after term: an order that no compiler changes with the shape, unlike a matrix product's."""
+    """Dot products of columns, term after term: unlike in a matrix product the order does not vary with the shape."""
 
     def add(chunk: Array, total: Array) -> Array:
         a, b = (lax.dynamic_slice_in_dim(side, chunk * _CHUNK, _CHUNK) for side in (left, right))
@@ -263,7 +271,7 @@ def _start(initial: Array, dim: int, size: int, mesh: Mesh) -> _State:
         centre_norms=jnp.full(room, jnp.inf, jnp.float32),
         count=jnp.zeros((), jnp.int32),
     )
-    return jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), state, _STATE)
+    return _State(*(jax.device_put(part, NamedSharding(mesh, spec)) for part, spec in zip(state, _STATE, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "reach"))
@@ -273,10 +281,8 @@ def _refresh(points: Array, norms: Array, state: _State, mesh: Mesh, reach: int)
     def local(points: Array, norms: Array, state: _State) -> tuple[Array, Array]:
         rows = points.shape[0]
         is_stale = state.version < state.count
-        if reach < rows:
-            far = lax.top_k(jnp.where(is_stale, state.anchor, -jnp.inf), reach)[1]
-        else:
-            far = jnp.arange(rows)
+        stale_anchor = jnp.where(is_stale, state.anchor, -jnp.inf)
+        far = lax.top_k(stale_anchor, reach)[1] if reach < rows else jnp.arange(rows)
         far = far[jnp.argsort(state.version[far])]  # rows of one block then lack nearly the same picks
         length = min(_ROWS, reach)
         blocks = jnp.pad(far, (0, -reach % length), constant_values=rows).reshape(-1, length)
@@ -296,14 +302,15 @@ def _refresh(points: Array, norms: Array, state: _State, mesh: Mesh, reach: int)
         anchor = state.anchor.at[blocks].set(lax.map(catch_up, blocks), mode="drop")
         return anchor, state.version.at[far].set(state.count)
 
-    return _sharded(local, mesh, (_BY_ROW, _BY_ROW, _STATE), (_BY_ROW, _BY_ROW))(points, norms, state)
+    return _sharded(local, mesh, (_BY_ROW, _BY_ROW, _State(*_STATE)), (_BY_ROW, _BY_ROW))(points, norms, state)
 
 
 def _lower(anchor: Array, rows: Array, columns: Array, norms: Array, state: _State, part: Array) -> Float[Array, "a"]:
     """Anchors of some rows, lowered by the distances to the picks of one part.
 
-    The squares of the matrix product carry the pick's place in their low bits, so that an integer minimum finds value and place at once. Picks are
-    tried in ascending order until none can be nearer, given the worst rounding of either way to add (d eps |z||z'| each, and the packing's 2^-15).
+    The squares from the matrix product carry the pick's place in their low bits, so that an integer minimum finds value
+    and place at once. Picks are tried in ascending order until no other can be nearer, even with the worst rounding of
+    both sums, d eps |z||z'| each, and of the packing, 2^-15 of the square.
     """
     centres, centre_norms = (
         lax.dynamic_slice_in_dim(array, part * _PICKS, _PICKS) for array in (state.centres, state.centre_norms)
@@ -335,7 +342,7 @@ def _lower(anchor: Array, rows: Array, columns: Array, norms: Array, state: _Sta
 
 @functools.partial(jax.jit, static_argnames=("mesh", "active", "size"))
 def _pick(points: Array, state: _State, mesh: Mesh, active: int, size: int) -> tuple[_State, Array, Array]:
-    """The plain loop among the `active` farthest fresh rows of each device, down to the largest anchor of any other row.
+    """The plain loop among the `active` farthest fresh rows of each device, down to the largest anchor elsewhere.
 
     Returns the new state, and the largest anchors of the stale and of the fresh rows outside.
     """
@@ -372,6 +379,6 @@ def _pick(points: Array, state: _State, mesh: Mesh, active: int, size: int) -> t
         own = lax.dynamic_slice_in_dim(anchor, far.shape[0] * lax.axis_index(_AXIS), far.shape[0])
         kept = jnp.where(is_fresh[far], far, rows)
         new = state.anchor.at[kept].set(own, mode="drop"), state.version.at[kept].set(count, mode="drop")
-        return _State(*new, *chosen, count), stale, fresh
+        return _State(*new, chosen[0], chosen[1], chosen[2], count), stale, fresh
 
-    return _sharded(local, mesh, (_BY_ROW, _STATE), (_STATE, _WHOLE, _WHOLE))(points, state)
+    return _sharded(local, mesh, (_BY_ROW, _State(*_STATE)), (_State(*_STATE), _WHOLE, _WHOLE))(points, state)
