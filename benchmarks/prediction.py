@@ -28,7 +28,7 @@ def jaxad_predictor(method: str, images: np.ndarray, rows: int, batch_size: int)
     variables = model.init(jax.random.key(0))
     if method == "patchcore":
         bank = np.random.default_rng(0).normal(size=(rows, 152)).astype(np.float32)
-        variables = {**variables, "memory": model.memory(bank, np.arange(rows))}
+        variables = {**variables, "memory": model.memory(bank, np.arange(rows))}  # pyright: ignore
     mesh = sharding.make_mesh()
     variables = sharding.put(variables, sharding.shardings(mesh, variables, model.partition))
     split = Arrays(images)
@@ -54,12 +54,12 @@ def anomalib_predictor(images: np.ndarray, rows: int, batch_size: int) -> Callab
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import torch  # pyright: ignore[reportMissingImports]
-            from anomalib.models.image.patchcore.torch_model import (
-                PatchcoreModel,  # pyright: ignore[reportMissingImports]
-            )
+            from anomalib.models.image.patchcore import torch_model  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    model = PatchcoreModel(["blocks.2", "blocks.4"], backbone="tf_efficientnet_lite0", pre_trained=False).eval()
+    model = torch_model.PatchcoreModel(
+        ["blocks.2", "blocks.4"], backbone="tf_efficientnet_lite0", pre_trained=False
+    ).eval()
     model.memory_bank = torch.randn(rows, 152)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--rows", type=int, default=7792, help="rows of the memory bank: 1 % of MTD's training patches")
     parser.add_argument("--batch", type=int, default=16, help="images in a batch")
-    parser.add_argument("--peer-batch", type=int, default=4, help="the same for anomalib: 4 was its best of 1, 4 and 16")
+    parser.add_argument("--peer-batch", type=int, default=4, help="for anomalib; its best of 1, 4, 16")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of each")
     flags = parser.parse_args()
     shape = (flags.images, flags.size, flags.size, 3)

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     sharding.use_compilation_cache()
     experiment.describe_devices()
     if images:
-        experiment.predict_files(config, workdir, images, _OUTPUT.value, _MAPS.value)
+        experiment.predict_files(config, workdir, images, _OUTPUT.value, _MAPS.value)  # pyright: ignore[reportArgumentType]
     else:
         experiment.run(config, workdir, _MODE.value)
 

@@ -1,5 +1,4 @@
-"""Small real runs for the tests: photographs written to disk, the real configs cut down, jaxad started as a user would."""
-
+"""Small real runs for the tests: photographs on disk, the real configs cut down, jaxad started as a user would."""
 import os
 import signal
 import subprocess
