@@ -28,14 +28,13 @@ from jaxad.methods.frozen import NotFinite, PatchFeatures, patch_features
 from jaxad.methods.scoring import anomaly_map, largest
 from jaxad.methods.settings import choice, number, setting
 from jaxad.nn.coreset import k_center_greedy, mean_distances, projection, total_distances
-from jaxad.nn.neighbours import nearest
+from jaxad.nn.neighbours import nearest, squared_norms
 
 CORESETS = ("approximate", "greedy", "anomalib", "random", "identity")
 IMAGE_SCORES = ("map_max", "patch_max", "reweighted")
 UPSAMPLES, BORDERS = ("bilinear", "nearest"), ("symmetric", "reflect")
 
 BANK_MULTIPLE = 256  # rows are filled up to it, so that the bank can be cut over devices
-FAR = 1e6  # coordinate of the rows that fill up: no query is near them
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ class PatchCore(Method):
     border: Literal["symmetric", "reflect"] = "symmetric"
 
     partition = (
-        (r"^memory/bank$", PartitionSpec("data", None)),
-        (r"^carry/rows$", PartitionSpec(None, "data", None)),  # a device writes the rows of its own images
+        (r"^memory/(bank|norms)$", PartitionSpec("data")),
+        (r"^carry/rows$", PartitionSpec(None, "data")),  # a device writes the rows of its own images
     )
 
     @property
@@ -97,10 +96,9 @@ class PatchCore(Method):
 
     def update(self, variables: Variables, carry: dict[str, Array], batch: Batch, step: Array) -> dict[str, Array]:
         features = self.patches(variables, batch["image"])
-        rows = features.reshape(1, -1, features.shape[-1])
-        finite = jnp.isfinite(features).all((1, 2, 3))[None]
-        new = {"rows": rows, "finite": finite}
-        return {name: jax.lax.dynamic_update_index_in_dim(carry[name], new[name][0], step, 0) for name in new}
+        rows = features.reshape(-1, features.shape[-1])
+        new = {"rows": rows, "finite": jnp.isfinite(features).all((1, 2, 3))}
+        return {name: jax.lax.dynamic_update_index_in_dim(carry[name], new[name], step, 0) for name in new}
 
     def finish(self, variables: Variables, carry: dict[str, Array], examples: int, key: Array) -> Variables:
         """Keeps the coreset (section 3.2).
@@ -115,7 +113,7 @@ class PatchCore(Method):
         return {**variables, "memory": self.memory(rows, self.select(rows, key))}
 
     def memory(self, rows: Float[Array, "n d"], kept: Int[Array, " m"]) -> Variables:
-        """The collection "memory": the bank's rows and how many there are.
+        """The collection "memory": the bank's rows and their squared norms, infinite where a row only fills up.
 
         Raises:
           UserError: fewer than the nearest neighbours asked for.
@@ -126,8 +124,16 @@ class PatchCore(Method):
                 f"the memory bank has {len(kept)} rows, {needed} nearest neighbours are asked for: "
                 f"raise config.model.coreset_ratio ({self.coreset_ratio}) or lower config.model.neighbours"
             )
-        bank = jax.jit(lambda rows, kept: rows[kept])(rows, kept)
-        return {"bank": jnp.pad(bank, ((0, -len(kept) % BANK_MULTIPLE), (0, 0)), constant_values=FAR)}
+        bank, fill = jax.jit(lambda rows, kept: rows[kept])(rows, kept), -len(kept) % BANK_MULTIPLE
+        norms = jnp.pad(squared_norms(bank), (0, fill), constant_values=jnp.inf)
+        return {"bank": jnp.pad(bank, ((0, fill), (0, 0))), "norms": norms}
+
+    def nearest(
+        self, variables: Variables, queries: Float[Array, "q d"], k: int
+    ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+        """(distances, row numbers) of the k nearest rows of the bank."""
+        memory = variables["memory"]
+        return nearest(queries, memory["bank"], k, squared=self.squared, norms=memory["norms"])
 
     def draws(self, key: Array, count: int, dim: int) -> tuple[Float[Array, "d p"] | None, Int[Array, " s"]]:
         """The projection for the selection, if any, and distinct starting rows out of `count`."""
@@ -167,7 +173,7 @@ class PatchCore(Method):
     ) -> tuple[Float[Array, "*n"], Int[Array, "*n"]]:
         """(mean distance to the nearest rows of the bank, number of the nearest one)."""
         queries = features.reshape(-1, features.shape[-1])
-        distance, index = nearest(queries, variables["memory"]["bank"], self.neighbours, squared=self.squared)
+        distance, index = self.nearest(variables, queries, self.neighbours)
         return distance.mean(-1).reshape(features.shape[:-1]), index[:, 0].reshape(features.shape[:-1])
 
     def reweighted(
@@ -182,7 +188,7 @@ class PatchCore(Method):
         flat = scores.reshape(b, -1)
         image, place = jnp.arange(b), jnp.argmax(flat, axis=1)
         patch, row = features.reshape(b, flat.shape[1], -1)[image, place], bank[index.reshape(b, -1)[image, place]]
-        _, around = nearest(row, bank, self.reweight_neighbours, squared=self.squared)
+        _, around = self.nearest(variables, row, self.reweight_neighbours)
         distances = jnp.sum((patch[:, None] - bank[around]) ** 2, -1)
         distances = distances if self.squared else jnp.sqrt(distances)
         return (1 - jax.nn.softmax(distances, axis=1)[:, 0]) * flat.max(1)

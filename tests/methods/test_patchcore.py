@@ -14,7 +14,7 @@ from configs import patchcore_official as config_official
 from jaxad.errors import UserError
 from jaxad.methods import patchcore
 from jaxad.methods.frozen import FrozenBackbone, NotFinite, PatchFeatures
-from jaxad.methods.patchcore import FAR, PatchCore, sparse_projection
+from jaxad.methods.patchcore import PatchCore, sparse_projection
 from jaxad.methods.scoring import anomaly_map, largest
 from jaxad.nn.coreset import mean_distances
 from tests.golden.load import Case, cases, load
@@ -181,11 +181,11 @@ def fitted(method: PatchCore, variables, image, rows: int, seed: int = 0):
 def test_bank_holds_the_patches_of_all_images_in_order_and_nothing_that_fills_a_batch(started):
     variables, image = started
     method = small(coreset="identity")
-    bank = fitted(method, variables, image[:5], rows=2)["memory"]["bank"]
+    memory = fitted(method, variables, image[:5], rows=2)["memory"]
     rows = method.patches(variables, image[:5]).reshape(-1, method.patches.dim)
-    np.testing.assert_allclose(bank[: len(rows)], rows, atol=1e-5)
-    assert len(bank) % patchcore.BANK_MULTIPLE == 0
-    assert (np.asarray(bank[len(rows) :]) == FAR).all()
+    np.testing.assert_allclose(memory["bank"][: len(rows)], rows, atol=1e-5)
+    assert len(memory["bank"]) % patchcore.BANK_MULTIPLE == 0
+    assert np.isinf(memory["norms"]).sum() == len(memory["bank"]) - len(rows)
 
 
 @pytest.mark.parametrize("coreset", patchcore.CORESETS)
@@ -222,7 +222,8 @@ def test_reweighting_lowers_scores_by_the_formula(started, squared):
     features = method.patches(variables, image[4:])
     scores, _ = method.patch_scores(variables, features)
     got = method.predict(variables, {"image": image[4:]}).score
-    bank = np.asarray(variables["memory"]["bank"], np.float64)
+    memory = variables["memory"]
+    bank = np.asarray(memory["bank"], np.float64)[np.isfinite(memory["norms"])]
     power = 1.0 if squared else 0.5
     for i, patches in enumerate(np.asarray(features, np.float64).reshape(2, -1, features.shape[-1])):
         patch = patches[np.argmax(scores[i])]
