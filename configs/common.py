@@ -2,13 +2,16 @@
 
 from ml_collections import ConfigDict
 
+
 def base(dataset: str) -> ConfigDict:
     """The settings around a method; `dataset` is "name" or "name/category" ("magnetic_tile", "elpv/mono", "folder")."""
     name, _, category = dataset.partition("/")
     config = ConfigDict()
     config.seed = 42
     config.dtype = "float32"  # of the backbone: float32 or bfloat16
-    config.protocol = "one_class"  # one_class: a model a category; multi_class: one for all; zero_shot: no training image
+    config.protocol = (
+        "one_class"  # one_class: a model a category; multi_class: one for all; zero_shot: no training image
+    )
 
     config.dataset = ConfigDict()
     config.dataset.name = name

@@ -14,9 +14,10 @@ __all__ = ["UserError", "load_config", "predict", "run"]
 if TYPE_CHECKING:
     from jaxad.config import load_config
     from jaxad.errors import UserError
-    from jaxad.experiment import predict, run
+    from jaxad.experiment import run
+    from jaxad.inference import predict
 
-_HOMES = {"UserError": "errors", "load_config": "config", "predict": "experiment", "run": "experiment"}
+_HOMES = {"UserError": "errors", "load_config": "config", "predict": "inference", "run": "experiment"}
 
 
 def __getattr__(name: str) -> Any:

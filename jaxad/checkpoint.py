@@ -50,6 +50,9 @@ class Progress:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+Restored = tuple[dict[str, Any], list[np.ndarray], Progress]  # variables, leaves of the stage's state, progress
+
+
 class Checkpoints:
     """The checkpoints of one model in `directory`.
 
@@ -118,7 +121,7 @@ class Checkpoints:
         """Numbers of the checkpoints that are there, oldest first."""
         return sorted(self.manager.all_steps())
 
-    def restore(self, step: int | None = None) -> tuple[dict[str, Any], list[np.ndarray], Progress] | None:
+    def restore(self, step: int | None = None) -> Restored | None:
         """The newest whole checkpoint (or number `step`) as host arrays: variables, leaves of the stage's state,
         progress.
 
@@ -145,7 +148,7 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int) -> tuple[dict[str, Any], list[np.ndarray], Progress]:
+    def _read(self, step: int) -> Restored:
         record = self.manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
         tree = self.manager.item_metadata(step)["state"].tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

@@ -42,13 +42,13 @@ def main(arguments: list[str]) -> None:
     if (_MODE.value == "predict") != bool(images):
         raise UserError("--mode=predict and --images=DIR_OR_FILE go together")
 
-    from jaxad import experiment, sharding
+    from jaxad import experiment, inference, sharding
 
     sharding.start_processes(_DISTRIBUTED.value)
     sharding.use_compilation_cache()
     experiment.describe_devices()
     if images:
-        experiment.predict_files(config, workdir, images, _OUTPUT.value, _MAPS.value)  # pyright: ignore[reportArgumentType]
+        inference.predict_files(config, workdir, images, _OUTPUT.value, _MAPS.value)  # pyright: ignore[reportArgumentType]
     else:
         experiment.run(config, workdir, _MODE.value)
 

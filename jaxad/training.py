@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxad import sharding
-from jaxad.checkpoint import Checkpoints, Progress
+from jaxad.checkpoint import Checkpoints, Progress, Restored
 from jaxad.data.pipeline import evaluation_batches, training_iterator
 from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
@@ -68,13 +68,12 @@ class Run:
         return split
 
 
-def run_stages(run: Run) -> tuple[Variables, Progress]:
-    """All stages from the last checkpoint (or the beginning) on; returns the final variables and the progress.
+def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress]:
+    """All stages from a restored checkpoint (or the beginning) on; returns the final variables and the progress.
 
     Raises:
       UserError: a checkpoint does not fit the method, the loss is not finite, or the disk is full.
     """
-    restored = run.checkpoints.restore()
     if restored is None:
         variables, leaves, progress = run.method.init(jax.random.key(run.seed)), [], Progress()
     else:

@@ -1,4 +1,5 @@
 """Small real runs for the tests: photographs on disk, the real configs cut down, jaxad started as a user would."""
+
 import os
 import signal
 import subprocess

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import experiment
-from jaxad.experiment import conformal_threshold
+from jaxad import experiment, inference
+from jaxad.calibration import conformal_threshold
 from tests import runs
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_predict_writes_maps_overlays_and_a_line_an_image_and_goes_on_after_a_br
     shutil.copytree(photographs / "test" / "blot", folder / "a")
     (folder / "a" / "broken.png").write_bytes((photographs / "test" / "blot" / "000.png").read_bytes()[:300])
     Image.new("L", (40, 30), 90).save(folder / "grey.png")
-    table = experiment.predict_files(settings, workdir, str(folder), str(tmp_path / "out"), map_format)
+    table = inference.predict_files(settings, workdir, str(folder), str(tmp_path / "out"), map_format)
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5
@@ -112,7 +112,7 @@ def test_predict_of_a_cropping_model_leaves_what_it_never_saw_unmarked(photograp
     found = next(iter(jaxad.predict(settings, tmp_path / "run", photographs / "test")))
     assert np.isnan(found.map).any()
     assert np.isfinite(found.map).any()
-    assert experiment.predict_files(settings, tmp_path / "run", str(photographs / "test")).exists()
+    assert inference.predict_files(settings, tmp_path / "run", str(photographs / "test")).exists()
 
 
 def test_without_masks_only_image_metrics_are_reported(data_dir, tmp_path):
