@@ -33,6 +33,7 @@ class Progress:
       stage: index of the running stage; the number of stages once all are done.
       step: batches that this stage has done.
       total: batches of all stages so far: the checkpoint's number.
+      best, best_epoch: largest number of the stage's monitor and its epoch; None where nothing was monitored yet.
       iterator: state of the stage's data iterator, as Grain gives it.
       finished: all stages are done and the threshold is set.
       threshold: image score above which a part is called anomalous; None where none was calibrated.
@@ -43,6 +44,8 @@ class Progress:
     stage: int = 0
     step: int = 0
     total: int = 0
+    best: float | None = None
+    best_epoch: int = 0
     iterator: dict[str, Any] | None = None
     finished: bool = False
     threshold: float | None = None

@@ -17,9 +17,10 @@ class NotFiniteError(UserError):
 
     def __init__(self, images):
         self.images = tuple(int(image) for image in images)
+        shown = ", ".join(map(str, self.images[:5])) + ", ..." * (len(self.images) > 5)
         super().__init__(
-            f"the features of {len(self.images)} training images hold NaN or infinity; expected finite numbers: look "
-            "at these images and at the weights of config.backbone"
+            f"the features of {len(self.images)} training images (number {shown}) hold NaN or infinity; expected "
+            "finite numbers: look at these images and at the weights of config.backbone"
         )
 
 

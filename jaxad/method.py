@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 
 Variables = dict[str, Any]
 Batch = Mapping[str, Any]
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of the channels, in [0, 1]
 
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -66,6 +67,9 @@ class Train:
       minibatches: (batch, key) -> the batch cut into several optimizer steps, stacked on a new leading axis (CFLOW's
         fibres);
         None: one step a batch.
+      monitor: (variables, batches) -> a number, the larger the better, asked for after every epoch with the batches of
+        the held-out "validation" images (iterable several times). The stage ends with the variables of the best epoch.
+      patience: epochs without a better number after which the stage ends early; None: never.
     """
 
     name: str
@@ -79,6 +83,8 @@ class Train:
     data: Literal["train", "train+masks", "auxiliary"] = "train"
     features: Callable[[Variables, Batch], Any] | None = None
     minibatches: Callable[[Batch, Array], Batch] | None = None
+    monitor: Callable[[Variables, Iterable[Batch]], float] | None = None
+    patience: int | None = None
 
     def __post_init__(self):
         if (self.epochs is None) == (self.steps is None):
@@ -125,13 +131,16 @@ class Method:
     """What every method offers. A subclass is a frozen dataclass of its settings; all state is in the variables.
 
     Attributes:
-      normalization: (mean, std) of the input in [0, 1], one number a channel.
       partition: (regular expression on "collection/path", PartitionSpec) pairs, the first match wins; arrays without a
         match are replicated. Mesh axes are "data" and "model".
     """
 
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET_NORMALIZATION
     partition: Sequence[tuple[str, PartitionSpec]] = ()
+
+    @property
+    def normalization(self) -> Normalization:
+        """(mean, std) that images are normalised with before the method sees them."""
+        return IMAGENET_NORMALIZATION
 
     def init(self, key: Array) -> Variables:
         """The state before the first stage, pretrained weights loaded."""

@@ -89,11 +89,14 @@ def make_mesh(model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     The axes are Auto: the compiler places intermediate arrays, given where inputs and outputs live.
 
     Raises:
-      UserError: `model` does not divide the number of devices.
+      UserError: `model` does not divide the number of devices of a process.
     """
     devices = list(devices if devices is not None else jax.devices())
-    if model < 1 or len(devices) % model:
-        raise UserError(f"config.mesh.model = {model} does not divide the {len(devices)} devices of this run")
+    local = min(len(devices), jax.local_device_count())
+    if model < 1 or local % model:
+        raise UserError(
+            f"config.mesh.model is {model}; expected a number that divides the {local} devices of a process"
+        )
     shape = (len(devices) // model, model)
     return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 

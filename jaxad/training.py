@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxad import sharding
@@ -25,7 +26,7 @@ from jaxad.data.pipeline import evaluation_batches, training_iterator
 from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
 from jaxad.method import Fit, Method, Train, Variables
-from jaxad.prediction import normalise, rows_a_batch
+from jaxad.prediction import Batches, normalise, rows_a_batch
 
 logger = logging.getLogger(__name__)
 
@@ -100,103 +101,127 @@ def place(run: Run, variables: Variables) -> Variables:
     return sharding.put(variables, sharding.shardings(run.mesh, variables, run.method.partition))
 
 
+class State(NamedTuple):
+    """What a step of a `Train` stage changes."""
+
+    trained: Any  # parameters, the nested dict that the optimizer sees
+    rest: Variables  # the other collections
+    optimizer: Any
+
+    def variables(self, frozen: Any) -> Variables:
+        return {**self.rest, "params": merge(frozen, self.trained)}
+
+
 def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: Progress) -> tuple[Variables, Progress]:
     """A stage driven by gradients, from `progress` to its end."""
     source = run.split(stage)
     per_epoch, total = stage.steps_per_epoch(len(source)), stage.total_steps(len(source))
     if not per_epoch:
         raise UserError(
-            f"stage {stage.name!r}: {len(source)} training images make no whole batch of "
-            f"{stage.batch_size}: set --config.train.batch_size lower"
+            f"stage {stage.name!r}: {len(source)} training images make no whole batch of {stage.batch_size}: "
+            "set --config.train.batch_size lower"
         )
-    trained, frozen = select(variables["params"], stage.trainable)
-    optimizer_state = jax.jit(stage.optimizer.init)(trained)
-    if leaves:
-        optimizer_state = refill(optimizer_state, leaves, stage.name)
-    optimizer_state = sharding.put(optimizer_state, like(optimizer_state, trained, run.mesh))
-    rest = {name: value for name, value in variables.items() if name != "params"}
     if stage.features is not None:
         source = cache_features(run, stage, variables, source)
-    whole = stage.batch_size % run.mesh.shape["data"] != 0
-    if whole:
-        logger.warning(
-            "Batches of %d do not divide over %d devices: every device computes all of them",
-            stage.batch_size,
-            run.mesh.shape["data"],
-        )
+    state, frozen, best = begin(run, stage, variables, leaves, progress)
     batches = training_iterator(
         source,
         batch_size=stage.batch_size,
         seed=run.seed + progress.stage,
         steps=total,
         drop_last=stage.drop_last,
-        process_index=0 if whole else jax.process_index(),
-        process_count=1 if whole else jax.process_count(),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        parts=run.mesh.shape["data"],
     )
     if progress.iterator is not None:
         batches.set_state(progress.iterator)
-    update = jax.jit(functools.partial(training_step, stage, run.method.normalization), donate_argnums=(0, 2))
-    key, watch, start = run.key(progress.stage), LossWatch(stage, source, run), progress
+    update = jax.jit(functools.partial(training_step, stage, run.method.normalization), donate_argnums=0)
+    key, watch, before = run.key(progress.stage), LossWatch(stage, source, run), progress.total - progress.step
     bar = tqdm(total=total, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0)
     for step in range(progress.step, total):
         batch = dict(next(batches))
-        local = (
-            batch.pop("replicated", False)
-            or whole
-            or len(batch["index"]) * (1 if whole else jax.process_count()) % run.mesh.shape["data"] != 0
-        )
-        placed = sharding.put_batch(run.mesh, batch, whole=bool(local))
-        trained, rest, optimizer_state, metrics = update(
-            trained, rest, optimizer_state, frozen, placed, jax.random.fold_in(key, step)
-        )
-        progress = replace(progress, step=step + 1, total=start.total + step + 1 - start.step)
+        placed = sharding.put_batch(run.mesh, batch, whole=bool(batch.pop("replicated", False)))
+        state, metrics = update(state, frozen, placed, jax.random.fold_in(key, step))
+        progress = replace(progress, step=step + 1, total=before + step + 1)
         watch.add(progress, batch["index"], metrics)
         bar.update()
-        epoch_ends = run.evaluate_every and (step + 1) % (per_epoch * run.evaluate_every) == 0
-        if epoch_ends and run.evaluate is not None and step + 1 < total:
+        epoch, inside = divmod(step + 1, per_epoch)
+        measured = len(progress.metrics)
+        if not inside:
             watch.settle()
-            found = run.evaluate({**rest, "params": merge(frozen, trained)})
-            epoch = (step + 1) // per_epoch
-            progress = replace(
-                progress, metrics=(*progress.metrics, {"total": progress.total, "epoch": epoch, **found})
-            )
-            run.log.write(progress.total, {f"test/{name}": value for name, value in found.items()})
-            bar.set_postfix(found)
-        if (progress.total % run.checkpoint_every == 0 or epoch_ends) and step + 1 < total:
+            progress, best = end_epoch(run, stage, state, frozen, best, progress, epoch, last=step + 1 == total)
+            if stage.patience is not None and epoch - progress.best_epoch >= stage.patience:
+                break
+        if (progress.total % run.checkpoint_every == 0 or len(progress.metrics) > measured) and step + 1 < total:
             watch.settle()
             now = replace(progress, iterator=batches.get_state())
-            run.checkpoints.save({**rest, "params": merge(frozen, trained)}, optimizer_state, now)
+            run.checkpoints.save(state.variables(frozen), {"optimizer": state.optimizer, "best": best}, now)
     watch.settle()
     bar.close()
-    return {**rest, "params": merge(frozen, trained)}, progress
+    if best is not None:
+        state = State(*best, optimizer=None)
+    return state.variables(frozen), replace(progress, best=None, best_epoch=0)
 
 
-def training_step(stage: Train, normalization, trained, rest, optimizer_state, frozen, batch, key):
+def begin(run: Run, stage: Train, variables: Variables, leaves: list, progress: Progress) -> tuple[State, Any, Any]:
+    """State before the first step (or as a checkpoint has it), frozen parameters, (trained, rest) of the best epoch."""
+    trained, frozen = select(variables["params"], stage.trainable)
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    optimizer = jax.jit(stage.optimizer.init)(trained)
+    best = None if progress.best is None else (trained, rest)
+    if leaves:
+        saved = refill({"optimizer": optimizer, "best": best}, leaves, stage.name)
+        optimizer, best = saved["optimizer"], saved["best"]
+        if best is not None:
+            best = sharding.put(best, jax.tree.map(lambda leaf: leaf.sharding, (trained, rest)))
+    optimizer = sharding.put(optimizer, like(optimizer, trained, run.mesh))
+    return State(trained, rest, optimizer), frozen, best
+
+
+def end_epoch(
+    run: Run, stage: Train, state: State, frozen: Any, best: Any, progress: Progress, epoch: int, last: bool
+) -> tuple[Progress, Any]:
+    """Measures what the run and the stage ask for; returns progress and (trained, rest) of the best epoch."""
+    variables = state.variables(frozen)
+    if run.evaluate is not None and run.evaluate_every and epoch % run.evaluate_every == 0 and not last:
+        found = run.evaluate(variables)
+        progress = replace(progress, metrics=(*progress.metrics, {"total": progress.total, "epoch": epoch, **found}))
+        run.log.write(progress.total, {f"test/{name}": value for name, value in found.items()})
+        logger.info("Epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+    if stage.monitor is not None:
+        held_out = run.splits["validation"]
+        rows = rows_a_batch(run.batch_size, run.mesh)
+        value = float(stage.monitor(variables, Batches(held_out, rows, run.mesh, run.method.normalization)))
+        run.log.write(progress.total, {f"{stage.name}/monitor": value})
+        if progress.best is None or value > progress.best:
+            progress = replace(progress, best=value, best_epoch=epoch)
+            best = jax.tree.map(jnp.copy, (state.trained, state.rest))  # the next step gives up the state's memory
+    return progress, best
+
+
+def training_step(stage: Train, normalization, state: State, frozen, batch, key) -> tuple[State, dict[str, Array]]:
     """One batch: one optimizer step, or several where the stage cuts its batches."""
     batch = normalise(batch, normalization)
 
-    def step(state, batch_and_key):
-        trained, rest, optimizer_state = state
+    def step(state: State, batch_and_key) -> tuple[State, dict[str, Array]]:
         small, key = batch_and_key
 
         def loss(trained):
-            return stage.loss({**rest, "params": merge(frozen, trained)}, small, key)
+            return stage.loss({**state.rest, "params": merge(frozen, trained)}, small, key)
 
-        (value, (updates, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-        changes, optimizer_state = stage.optimizer.update(gradients, optimizer_state, trained)
-        trained = optax.apply_updates(trained, changes)
-        return (trained, merge(rest, updates), optimizer_state), {"loss": value, **metrics}
+        (value, (updates, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.trained)
+        changes, optimizer = stage.optimizer.update(gradients, state.optimizer, state.trained)
+        trained = optax.apply_updates(state.trained, changes)
+        return State(trained, merge(state.rest, updates), optimizer), {"loss": value, **metrics}
 
-    state = (trained, rest, optimizer_state)
     if stage.minibatches is None:
-        state, metrics = step(state, (batch, key))
-    else:
-        cut, draw = jax.random.split(key)
-        small = stage.minibatches(batch, cut)
-        count = jax.tree.leaves(small)[0].shape[0]
-        state, metrics = jax.lax.scan(step, state, (small, jax.random.split(draw, count)))
-        metrics = jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
-    return (*state, metrics)
+        return step(state, (batch, key))
+    cut, draw = jax.random.split(key)
+    small = stage.minibatches(batch, cut)
+    count = jax.tree.leaves(small)[0].shape[0]
+    state, metrics = jax.lax.scan(step, state, (small, jax.random.split(draw, count)))
+    return state, jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
 
 
 def fit(run: Run, stage: Fit, variables: Variables, leaves: list, progress: Progress) -> tuple[Variables, Progress]:

@@ -207,9 +207,10 @@ def load_split(dataset_config, input_config, split: str, categories: Sequence[st
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """(the rest, held-out normal images): `fraction` of each category's normal images, at least one, by the seed.
+    """(the rest, held-out images): `fraction` of each category's normal and of its anomalous images, by the seed.
 
-    The choice for a category depends on no other category. A fraction of 0 holds nothing out.
+    At least one normal image of a category is held out. The choice depends on no other category. A fraction of 0 holds
+    nothing out.
 
     Raises:
       UserError: a fraction outside [0, 1), or a category whose normal images would all be held out.
@@ -221,15 +222,16 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     held: list[int] = []
     categories = np.array(split.categories)
     for category in sorted(set(split.categories)) if fraction else []:
-        normal = np.flatnonzero((categories == category) & (split.labels == 0))
-        number = max(1, round(fraction * len(normal)))
-        if number >= len(normal):
-            raise UserError(
-                f"config.threshold.holdout is {fraction}, but category {category!r} has only {len(normal)} normal "
-                "training images: add images, or set it to 0"
-            )
-        order = _permutation(seed, zlib.crc32(category.encode()), len(normal))
-        held += normal[order[:number]].tolist()
+        for label in (0, 1):
+            members = np.flatnonzero((categories == category) & (split.labels == label))
+            number = max(1 - label, round(fraction * len(members)))
+            if not label and number >= len(members):
+                raise UserError(
+                    f"config.threshold.holdout is {fraction}, but category {category!r} has only {len(members)} normal "
+                    "training images: add images, or set it to 0"
+                )
+            order = _permutation(seed + label, zlib.crc32(category.encode()), len(members))
+            held += members[order[:number]].tolist()
     return split.subset(np.setdiff1d(np.arange(len(split)), held)), split.subset(sorted(held))
 
 
@@ -243,12 +245,13 @@ def training_iterator(
     drop_last: bool = False,
     process_index: int = 0,
     process_count: int = 1,
+    parts: int = 1,
 ):
     """This process's part of shuffled batches, read ahead in threads.
 
     Epoch e goes through a permutation made from (seed, e) in slices of `batch_size`; process p of P gets the p-th of P
-    equal parts of each. An incomplete last batch of an epoch whose length P does not divide goes whole to every
-    process, and says so by the key `replicated` (True; absent otherwise).
+    equal parts of each. A batch whose length `parts` does not divide goes whole to every process, and says so by the
+    key `replicated` (True; absent otherwise).
 
     Args:
       source: what to read; see `Source`.
@@ -256,26 +259,26 @@ def training_iterator(
       steps: batches in all, over as many epochs as that takes; or
       epochs: passes in all.
       drop_last: leave incomplete batches out.
+      parts: what a batch is cut into over all processes, a multiple of their number: as a rule, devices.
 
     Returns:
       A Grain iterator over dicts of stacked arrays. `get_state()` is a JSON-able dict, to be given to `set_state()` of
       an iterator made with the same arguments, which then goes on with the next batch.
 
     Raises:
-      UserError: no images, a batch size that the processes do not divide, or not one full batch with `drop_last`.
+      UserError: no images, a batch size below 1, or not one full batch with `drop_last`.
     """
     import grain.python as grain
 
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"config.train.batch_size is {batch_size}; expected a positive multiple of the number of processes, "
-            f"{process_count}"
-        )
+    if batch_size < 1:
+        raise UserError(f"config.train.batch_size is {batch_size}; expected a positive number")
     per_epoch = steps_per_epoch(len(source), batch_size, drop_last)
     if (steps is None) == (epochs is None):
         raise ValueError("set exactly one of steps and epochs")
     total = steps if steps is not None else (epochs or 0) * per_epoch
-    schedule = _Schedule(len(source), batch_size, seed, per_epoch, total, process_index, process_count)
+    schedule = _Schedule(
+        len(source), batch_size, seed, per_epoch, total, process_index, process_count, max(parts, process_count)
+    )
     return _read_ahead(grain.MapDataset.source(schedule).map(functools.partial(_training_batch, source)))
 
 
@@ -332,6 +335,7 @@ class _Schedule:
     total: int
     process_index: int
     process_count: int
+    parts: int
 
     def __len__(self) -> int:
         return self.total
@@ -339,9 +343,9 @@ class _Schedule:
     def __getitem__(self, index: int) -> tuple[np.ndarray, bool]:
         epoch, batch = divmod(index, self.per_epoch)
         order = _permutation(self.seed, epoch, self.images)[batch * self.batch_size : (batch + 1) * self.batch_size]
-        part, remainder = divmod(len(order), self.process_count)
-        if remainder:
+        if len(order) % self.parts:
             return order, True
+        part = len(order) // self.process_count
         return order[self.process_index * part : (self.process_index + 1) * part], False
 
 

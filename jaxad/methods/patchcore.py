@@ -22,13 +22,13 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxad.errors import UserError
-from jaxad.method import Batch, Fit, Method, Prediction, Variables
-from jaxad.methods.frozen import NotFinite, PatchFeatures, patch_features
-from jaxad.methods.scoring import anomaly_map, largest
-from jaxad.methods.settings import choice, number, setting
+from jaxad.backbones.frozen import PatchFeatures, patch_features
+from jaxad.errors import NotFiniteError, UserError
+from jaxad.method import Batch, Fit, Method, Normalization, Prediction, Variables
 from jaxad.nn.coreset import k_center_greedy, mean_distances, projection, total_distances
 from jaxad.nn.neighbours import nearest, squared_norms
+from jaxad.nn.scoring import anomaly_map, largest
+from jaxad.settings import choice, number, setting
 
 CORESETS = ("approximate", "greedy", "anomalib", "random", "identity")
 IMAGE_SCORES = ("map_max", "patch_max", "reweighted")
@@ -78,7 +78,7 @@ class PatchCore(Method):
     )
 
     @property
-    def normalization(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def normalization(self) -> Normalization:
         return self.patches.backbone.normalization
 
     def init(self, key: Array) -> Variables:
@@ -104,11 +104,11 @@ class PatchCore(Method):
         """Keeps the coreset (section 3.2).
 
         Raises:
-          NotFinite: some image's features are not numbers.
+          NotFiniteError: some image's features are not numbers.
         """
         finite = np.asarray(carry["finite"]).reshape(-1)[:examples]
         if not finite.all():
-            raise NotFinite(np.flatnonzero(~finite).tolist())
+            raise NotFiniteError(np.flatnonzero(~finite).tolist())
         rows = in_order(carry["rows"], examples * carry["rows"].shape[1] // carry["finite"].shape[1])
         return {**variables, "memory": self.memory(rows, self.select(rows, key))}
 

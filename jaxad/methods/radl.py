@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
 from jaxad.methods import simplenet
-from jaxad.methods.settings import choice, number
 from jaxad.methods.simplenet import SimpleNet
+from jaxad.settings import choice, number
 
 LOSSES, NOISES, GRANULARITIES, SCORES = (
     ("hinge", "hce"),

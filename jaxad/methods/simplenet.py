@@ -21,12 +21,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from jaxad.method import Batch, Method, Prediction, Train, Variables
-from jaxad.methods.frozen import PatchFeatures, merged, patch_features
-from jaxad.methods.scoring import anomaly_map, largest
-from jaxad.methods.settings import choice, number, setting
+from jaxad.backbones.frozen import PatchFeatures, merged, patch_features
+from jaxad.method import Batch, Method, Normalization, Prediction, Train, Variables
 from jaxad.nn.norm import BatchNorm
+from jaxad.nn.scoring import anomaly_map, largest
 from jaxad.nn.torch_layout import from_state_dict
+from jaxad.settings import choice, number, setting
 
 IMAGE_SCORES = ("map_max", "patch_max")
 # BatchNorm takes these shifts away again: their gradient is 0 but for rounding, which Adam would blow up to full steps
@@ -107,7 +107,7 @@ class SimpleNet(Method):
     image_score: Literal["map_max", "patch_max"] = "map_max"
 
     @property
-    def normalization(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def normalization(self) -> Normalization:
         return self.patches.backbone.normalization
 
     def init(self, key: Array) -> Variables:

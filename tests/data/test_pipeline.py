@@ -108,9 +108,19 @@ def test_shards_of_the_processes_make_the_single_process_batch(processes, length
             assert np.concatenate([part["index"] for part in parts]).tolist() == want
 
 
+def test_batches_that_the_devices_do_not_divide_go_whole_to_every_process():
+    found = [
+        list(training_iterator(Numbers(14), batch_size=8, seed=1, epochs=1, process_index=p, process_count=2, parts=4))
+        for p in range(2)
+    ]
+    assert [len(batch["index"]) for batch in found[0]] == [4, 6]
+    assert [batch.get("replicated", False) for batch in found[0]] == [False, True]
+    assert found[0][1]["index"].tolist() == found[1][1]["index"].tolist()
+
+
 def test_impossible_batches_are_named():
-    with pytest.raises(UserError, match=r"batch_size is 6; expected a positive multiple of the number of processes, 4"):
-        training_iterator(Numbers(20), batch_size=6, seed=0, epochs=1, process_count=4)
+    with pytest.raises(UserError, match=r"batch_size is 0; expected a positive number"):
+        training_iterator(Numbers(20), batch_size=0, seed=0, epochs=1)
     with pytest.raises(UserError, match=r"batch_size is 8, but there are only 7 training images"):
         steps_per_epoch(7, 8, drop_last=True)
     with pytest.raises(UserError, match="there are only 0 training images"):
@@ -257,10 +267,11 @@ def test_holdout_of_a_category_depends_on_the_seed_and_on_no_other_category(conf
     assert any(holdout(alone, 0.2, seed=s)[1].ids != held for s in range(2, 6))
 
 
-def test_holdout_takes_normal_images_only(config):
+def test_holdout_takes_its_share_of_normal_and_of_anomalous_images(config):
     split = load_split(config, input_config(), "test")
-    _, held = holdout(split, 0.5, seed=0)
-    assert len(held) == 2 and not held.labels.any()
+    rest, held = holdout(split, 0.5, seed=0)
+    assert sorted(held.labels) == [0, 0, 1, 1]
+    assert not set(held.ids) & set(rest.ids)
 
 
 def test_holdout_of_nothing_and_of_everything(config):

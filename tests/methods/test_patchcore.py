@@ -11,12 +11,12 @@ from configs import patchcore as config_ader
 from configs import patchcore_anomalib as config_anomalib
 from configs import patchcore_lite as config_lite
 from configs import patchcore_official as config_official
-from jaxad.errors import UserError
+from jaxad.backbones.frozen import FrozenBackbone, PatchFeatures
+from jaxad.errors import NotFiniteError, UserError
 from jaxad.methods import patchcore
-from jaxad.methods.frozen import FrozenBackbone, NotFinite, PatchFeatures
 from jaxad.methods.patchcore import PatchCore, sparse_projection
-from jaxad.methods.scoring import anomaly_map, largest
 from jaxad.nn.coreset import mean_distances
+from jaxad.nn.scoring import anomaly_map, largest
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, nhwc, run_fit
 
@@ -236,7 +236,7 @@ def test_reweighting_lowers_scores_by_the_formula(started, squared):
 
 def test_features_that_are_not_finite_name_their_images(started):
     variables, image = started
-    with pytest.raises(NotFinite, match=r"2 training images \(number 1, 4\) hold NaN") as raised:
+    with pytest.raises(NotFiniteError, match=r"2 training images \(number 1, 4\) hold NaN") as raised:
         fitted(small(), variables, image.at[1, 0, 0, 0].set(jnp.nan).at[4, 3, 3].set(jnp.inf), rows=4)
     assert raised.value.images == (1, 4)
     assert isinstance(raised.value, UserError)

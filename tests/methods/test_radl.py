@@ -12,7 +12,7 @@ from configs import radl as config_radl
 from jaxad.errors import UserError
 from jaxad.methods import radl
 from jaxad.methods.radl import RADL, hce_loss
-from jaxad.methods.scoring import anomaly_map, largest
+from jaxad.nn.scoring import anomaly_map, largest
 from tests.golden.load import cases, load
 from tests.methods.golden import check_all, nhwc, run_steps
 from tests.methods.test_simplenet import patches_of, small, trained_outputs

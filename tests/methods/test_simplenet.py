@@ -11,11 +11,11 @@ import pytest
 
 from configs import simplenet as config_ader
 from configs import simplenet_official as config_official
+from jaxad.backbones.frozen import FrozenBackbone, PatchFeatures
 from jaxad.errors import UserError
 from jaxad.methods import simplenet
-from jaxad.methods.frozen import FrozenBackbone, PatchFeatures
-from jaxad.methods.scoring import anomaly_map, largest
 from jaxad.methods.simplenet import CANCELLED_BIASES, SimpleNet, hinge_loss
+from jaxad.nn.scoring import anomaly_map, largest
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, nhwc, run_steps, split
 

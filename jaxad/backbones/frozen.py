@@ -1,6 +1,6 @@
 """The pretrained network that a method looks through and never trains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from jaxad import backbones
 from jaxad.errors import UserError, did_you_mean
 from jaxad.method import Variables
-from jaxad.methods.settings import choice, number, setting
 from jaxad.nn.patches import patch_embedding
+from jaxad.settings import choice, number, setting
 from jaxad.weights import load_backbone
 
 
@@ -124,19 +124,3 @@ def patch_features(config: ConfigDict) -> PatchFeatures:
             "expected two lengths, or None for both"
         )
     return PatchFeatures(frozen_backbone(config), *dims)
-
-
-class NotFinite(UserError):
-    """The features of some images hold NaN or infinity.
-
-    Attributes:
-      images: their places in the stage's fixed order.
-    """
-
-    def __init__(self, images: Sequence[int]):
-        shown = ", ".join(map(str, images[:5])) + ", ..." * (len(images) > 5)
-        super().__init__(
-            f"the features of {len(images)} training images (number {shown}) hold NaN or infinity; "
-            "expected finite numbers: look at these images and at the weights of config.backbone"
-        )
-        self.images = tuple(int(image) for image in images)

@@ -1,0 +1,179 @@
+"""The loop itself, with a method small enough to know the answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxad import sharding, training
+from jaxad.checkpoint import Checkpoints, Progress
+from jaxad.errors import UserError
+from jaxad.log import MetricLog
+from jaxad.method import Fit, Method, Prediction, Train
+
+
+class Images:
+    """Image i is grey, of level i."""
+
+    def __init__(self, count: int):
+        self.ids = [f"image {i}" for i in range(count)]
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        return {"image": np.full((4, 4, 3), i, np.uint8), "index": np.int32(i), "label": np.int32(0)}
+
+
+@dataclass(frozen=True)
+class Mean(Method):
+    """Learns the mean of the images' levels by gradient descent; `memory` sums them in one pass."""
+
+    train: Train
+
+    @property
+    def normalization(self):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def init(self, key):
+        return {"params": {"level": jnp.zeros(()), "frozen": jnp.ones(())}, "counts": {"steps": jnp.zeros((), int)}}
+
+    def stages(self, examples):
+        return [self.train, Fit("sum", self.start, self.update, self.finish)]
+
+    def start(self, variables, examples, batch_size):
+        return {"sum": jnp.zeros(())}
+
+    def update(self, variables, carry, batch, step):
+        level = batch["image"][:, 0, 0, 0] * 255
+        return {"sum": carry["sum"] + jnp.sum(level * batch["weight"])}
+
+    def finish(self, variables, carry, examples, key):
+        return {**variables, "memory": {"sum": carry["sum"], "examples": jnp.asarray(examples)}}
+
+    def predict(self, variables, batch):
+        return Prediction(batch["image"][..., 0], batch["image"].max((1, 2, 3)))
+
+
+def loss(variables, batch, key):
+    level = batch["features"] if "features" in batch else batch["image"][:, 0, 0, 0] * 255
+    counts = {"counts": {"steps": variables["counts"]["steps"] + 1}}
+    return jnp.mean((variables["params"]["level"] - level) ** 2) * variables["params"]["frozen"], (counts, {})
+
+
+def stage(**settings):
+    given = {"epochs": 3, "batch_size": 4, **settings}
+    return Train("mean", loss, optax.sgd(0.1), lambda path: path == "level", **given)
+
+
+def run(train, folder: Path, count=10, **settings):
+    given = {"checkpoint_every": 1000, "log_every": 1, "feature_bytes": (2.0**20, 0.0), **settings}
+    return training.Run(
+        method=Mean(train),
+        mesh=sharding.make_mesh(devices=jax.devices()[:1]),
+        seed=0,
+        splits={"train": Images(count), "validation": Images(3)},
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        log=MetricLog(folder),
+        workdir=folder,
+        batch_size=4,
+        **given,
+    )
+
+
+def test_only_what_is_trainable_changes_and_other_collections_are_updated(tmp_path):
+    variables, progress = training.run_stages(run(stage(), tmp_path), None)
+    assert float(variables["params"]["frozen"]) == 1
+    assert 1 < float(variables["params"]["level"]) < 8
+    assert int(variables["counts"]["steps"]) == 9  # 3 epochs of 4 + 4 + 2
+    assert progress.total == 9 + 3
+
+
+def test_incomplete_batches_are_dropped_when_asked_for(tmp_path):
+    variables, _ = training.run_stages(run(stage(drop_last=True), tmp_path), None)
+    assert int(variables["counts"]["steps"]) == 6
+
+
+def test_a_pass_sees_every_image_once_and_filling_never_counts(tmp_path):
+    variables, _ = training.run_stages(run(stage(), tmp_path), None)
+    assert float(variables["memory"]["sum"]) == pytest.approx(45)
+    assert int(variables["memory"]["examples"]) == 10
+
+
+def features(variables, batch):
+    return batch["image"][:, 0, 0, 0] * 255
+
+
+@pytest.mark.parametrize("budget", [(2.0**20, 0.0), (0.0, 2.0**20), (0.0, 0.0)], ids=["memory", "disk", "none"])
+def test_cached_features_train_as_images_do(tmp_path, budget):
+    plain, _ = training.run_stages(run(stage(), tmp_path / "plain"), None)
+    cached, _ = training.run_stages(run(stage(features=features), tmp_path / "cached", feature_bytes=budget), None)
+    np.testing.assert_allclose(cached["params"]["level"], plain["params"]["level"], rtol=1e-6)
+
+
+def test_a_batch_can_be_cut_into_several_steps(tmp_path):
+    def cut(batch, key):
+        return {"features": batch["features"].reshape(-1, 1)}
+
+    whole = stage(features=features, minibatches=cut, drop_last=True)
+    variables, _ = training.run_stages(run(whole, tmp_path), None)
+    assert int(variables["counts"]["steps"]) == 6 * 4
+
+
+def test_the_stage_ends_early_with_the_best_epoch_of_its_monitor(tmp_path):
+    seen = []
+
+    def monitor(variables, batches):
+        assert sum(float(jnp.sum(batch["weight"])) for batch in batches) == 3
+        seen.append(float(variables["params"]["level"]))
+        return -abs(len(seen) - 2)  # the second epoch is the best
+
+    variables, _ = training.run_stages(run(stage(epochs=10, monitor=monitor, patience=3), tmp_path), None)
+    assert len(seen) == 5
+    assert float(variables["params"]["level"]) == pytest.approx(seen[1])
+
+
+def test_an_interrupted_stage_keeps_its_best_epoch(tmp_path):
+    values = iter([1.0, 5.0, 2.0, 3.0])
+    seen = []
+
+    def monitor(variables, batches):
+        seen.append(float(variables["params"]["level"]))
+        return next(values)
+
+    class Stop(Exception):
+        pass
+
+    first = run(stage(epochs=4, monitor=monitor), tmp_path, checkpoint_every=1)
+    save = first.checkpoints.save
+
+    def save_until(variables, state, progress):
+        save(variables, state, progress)
+        if progress.step == 8:
+            raise Stop
+
+    first.checkpoints.save = save_until
+    with pytest.raises(Stop):
+        training.run_stages(first, None)
+    second = run(stage(epochs=4, monitor=monitor), tmp_path, checkpoint_every=1)
+    variables, _ = training.run_stages(second, second.checkpoints.restore())
+    assert len(seen) == 4
+    assert float(variables["params"]["level"]) == pytest.approx(seen[1])
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    first = run(stage(), tmp_path)
+    variables = first.method.init(jax.random.key(0))
+    with pytest.raises(UserError, match="does not fit this config"):
+        training.run_stages(first, (variables, [np.zeros(7)], Progress(step=1, total=1)))
+
+
+def test_a_stage_without_images_names_what_it_needs(tmp_path):
+    with pytest.raises(UserError, match="'auxiliary' images"):
+        training.run_stages(run(stage(data="auxiliary"), tmp_path), None)
+    with pytest.raises(UserError, match="10 training images make no whole batch of 16"):
+        training.run_stages(run(stage(batch_size=16, drop_last=True), tmp_path), None)
