@@ -9,9 +9,7 @@ def base(dataset: str) -> ConfigDict:
     config = ConfigDict()
     config.seed = 42
     config.dtype = "float32"  # of the backbone: float32 or bfloat16
-    config.protocol = (
-        "one_class"  # one_class: a model a category; multi_class: one for all; zero_shot: no training image
-    )
+    config.protocol = "one_class"  # a model a category; multi_class: one for all; zero_shot: no training image
 
     config.dataset = ConfigDict()
     config.dataset.name = name
@@ -53,3 +51,11 @@ def base(dataset: str) -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices that share one copy of the parameters; the rest of the devices share the batch
     return config
+
+
+def as_in_mirad(config: ConfigDict, method: str) -> None:
+    """On MIRAD's products: every training image is trained on, ADer's metrics, beside the row `method` of Table 4."""
+    if config.dataset.name == "mirad":
+        config.threshold.holdout = 0.0
+        config.evaluation.metrics = "ader"
+        config.evaluation.published = f"mirad_table4:{method}"

@@ -16,6 +16,7 @@ from configs import common
 
 def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
     config = common.base(dataset)
+    common.as_in_mirad(config, "patchcore")
     config.method = "patchcore"
     config.input.mask_interpolation = "bilinear"  # ADer
 

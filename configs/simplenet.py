@@ -14,6 +14,7 @@ from configs import common
 
 def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
     config = common.base(dataset)
+    common.as_in_mirad(config, "simplenet")
     config.method = "simplenet"
     config.input.mask_interpolation = "bilinear"  # ADer
 
