@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import experiment, inference
+from jaxad import backbones, experiment, inference
 from jaxad.calibration import conformal_threshold
 from tests import runs
 
@@ -172,6 +174,40 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_after_it(photographs,
         assert runs.start(command).returncode == 0
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("method", ["radl", "patchcore"])
+def test_features_that_are_not_finite_name_the_image(method, photographs, data_dir, tmp_path):
+    network = backbones.create("resnet18", ("layer2", "layer3"))
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    weights = {name: np.asarray(value) for name, value in backbones.to_torch(variables).items()}
+    weights["conv1.weight"] = np.full_like(weights["conv1.weight"], np.nan)
+    np.savez(tmp_path / "broken.npz", **weights)
+    settings = config(photographs, data_dir, method, **{"backbone.weights": str(tmp_path / "broken.npz")})
+    with pytest.raises(jaxad.UserError, match=r"features of .*train/good/\d+\.png"):
+        jaxad.run(settings, tmp_path / "run")
+
+
+def test_a_read_only_workdir_is_one_clear_line(photographs, data_dir, tmp_path):
+    """On a file system that is mounted read-only, where there is the right to mount one."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        with pytest.raises(jaxad.UserError, match=r"cannot write in the workdir .*Read-only"):
+            jaxad.run(config(photographs, data_dir), tmp_path / "run")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_another_false_alarm_rate_needs_no_new_training(trained, photographs, tmp_path):
+    settings, workdir, results = trained
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    other = config(photographs, settings.dataset.data_dir, **{"threshold.false_alarm_rate": 0.6})
+    again = jaxad.run(other, copy)
+    assert again[0].false_alarm_rate == 0.6
+    assert again[0].threshold <= results[0].threshold
+    np.testing.assert_array_equal(again[0].scores, results[0].scores)
 
 
 def test_the_threshold_is_the_conformal_quantile():
