@@ -11,6 +11,7 @@ import abc
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
 from jaxad.data.images import SUFFIXES, decode, decode_mask, encode_mask
 from jaxad.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NORMAL_NAMES = ("good", "ok", "normal")
 INDEX_FILE = "index.json"
@@ -158,7 +160,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 },
             )
         if without_defect:
-            logging.warning(
+            logger.warning(
                 f"{description}: {len(without_defect)} masks of defective images hold no value above "
                 f"{self.threshold(without_defect[0])}, the first is {without_defect[0]}"
             )
@@ -230,9 +232,7 @@ def match_masks(images: Sequence[Path], image_root: Path, masks: Sequence[Path],
             raise UserError(f"two masks for {image}: {found[0]} and {found[1]}; remove one")
         matched.append(found[0])
     if unused := sorted(set(masks) - set(matched)):
-        logging.warning(
-            f"{mask_root}: {len(unused)} masks belong to no image of {image_root}, the first is {unused[0]}"
-        )
+        logger.warning(f"{mask_root}: {len(unused)} masks belong to no image of {image_root}, the first is {unused[0]}")
     return matched
 
 
@@ -266,10 +266,10 @@ def labelled_images(folder: Path, root: Path, mask_folders: Sequence[Path]) -> l
             for path, mask in zip(images, masks, strict=True)
         ]
     if others:
-        logging.warning(f"{folder}: ignored {len(others)} files that are no images, the first is {others[0]}")
+        logger.warning(f"{folder}: ignored {len(others)} files that are no images, the first is {others[0]}")
     if without_masks:
         number = sum(not p.has_mask for p in photographs)
-        logging.warning(
+        logger.warning(
             f"{folder}: no masks for {', '.join(without_masks)} (looked in {', '.join(map(str, mask_folders))}): "
             f"pixel metrics leave these {number} images out"
         )
@@ -279,10 +279,10 @@ def labelled_images(folder: Path, root: Path, mask_folders: Sequence[Path]) -> l
 def check_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:
     """One warning, with both numbers, where the raw data is not what was published; results are then not comparable."""
     if dict(found) == dict(published):
-        logging.info(f"{what}: {', '.join(f'{n} {k}' for k, n in found.items())} images, as published")
+        logger.info(f"{what}: {', '.join(f'{n} {k}' for k, n in found.items())} images, as published")
         return
     numbers = ", ".join(f"{found.get(k, 0)} {k} (published: {n})" for k, n in published.items())
-    logging.warning(f"{what}: found {numbers}: the raw data is incomplete or changed, results will not be comparable")
+    logger.warning(f"{what}: found {numbers}: the raw data is incomplete or changed, results will not be comparable")
 
 
 def every_fifth(photographs: Sequence[Photograph]) -> tuple[list[Photograph], list[Photograph]]:

@@ -9,21 +9,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 import jaxad.methods
-from jaxad import prediction, report, sharding, training
-from jaxad.calibration import calibrate, threshold_of
+from jaxad import metrics, prediction, report, sharding, training
+from jaxad.calibration import calibrate, check_rate, threshold_of
 from jaxad.checkpoint import Checkpoints, Progress
 from jaxad.config import Config
-from jaxad.data import pipeline, preparation
+from jaxad.data import geometry, pipeline, preparation
 from jaxad.errors import UserError, did_you_mean
 from jaxad.evaluation import choose_cases, evaluate, mean_metrics
 from jaxad.log import MetricLog
 from jaxad.method import Method, Variables
+from jaxad.settings import choice, number
 from jaxad.workdir import (
     check_config,
     finished_results,
@@ -67,17 +68,18 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
       UserError: anything the user can mend: config, data, disk, a checkpoint of another config.
     """
     workdir = open_workdir(workdir)
+    check_settings(config)
     method = create_method(config)
     categories = list(prepare(config))
     models = {"multi_class": categories} if config.protocol == "multi_class" else {name: [name] for name in categories}
     results = []
-    for number, (name, members) in enumerate(models.items(), 1):
+    for place, (name, members) in enumerate(models.items(), 1):
         folder = workdir / folder_name(name)
         found = None if mode == "train" else finished_results(folder, config)
         if found is not None:
-            logger.info("%s is finished: its results are kept (%d of %d)", name, number, len(models))
+            logger.info("%s is finished: its results are kept (%d of %d)", name, place, len(models))
         else:
-            logger.info("Model %d of %d: %s", number, len(models), name)
+            logger.info("Model %d of %d: %s", place, len(models), name)
             model = Model(config, method, folder, members)
             if mode != "evaluate":
                 model.train()
@@ -232,11 +234,30 @@ class Model:
         return sharding.put(variables, sharding.shardings(self.mesh, variables, self.method.partition)), progress
 
 
+def check_settings(config: Config) -> None:
+    """Looks at the fields that no method reads, before anything is computed.
+
+    Raises:
+      UserError: a value that is not allowed; the message names the field.
+    """
+    choice(config, "protocol", PROTOCOLS)
+    choice(config, "evaluation.metrics", get_args(metrics.Mode))
+    for field in ("evaluation.batch_size", "checkpoint.every_steps", "checkpoint.keep_last", "log.every_steps"):
+        number(config, field, 1, whole=True)
+    number(config, "evaluation.every_epochs", 0, whole=True)
+    check_rate(config.threshold.false_alarm_rate)
+    published_results(config)
+    geometry.from_config(config.input)
+    sharding.make_mesh(config.mesh.model)
+    if config.checkpoint.keep_best and not config.evaluation.every_epochs:
+        raise UserError("config.checkpoint.keep_best needs metrics during training: set config.evaluation.every_epochs")
+
+
 def create_method(config: Config) -> Method:
     """The config's method.
 
     Raises:
-      UserError: there is no such method or protocol, or the method refuses a field.
+      UserError: there is no such method, or it refuses a field.
     """
     known = [module.name for module in pkgutil.iter_modules(jaxad.methods.__path__)]
     create = None
@@ -246,9 +267,6 @@ def create_method(config: Config) -> Method:
         known = [name for name in known if hasattr(importlib.import_module(f"jaxad.methods.{name}"), "create")]
         near = did_you_mean(config.method, known)
         raise UserError(f"config.method is {config.method!r}; expected one of {', '.join(known)}.{near}")
-    if config.protocol not in PROTOCOLS:
-        near = did_you_mean(config.protocol, PROTOCOLS)
-        raise UserError(f"config.protocol is {config.protocol!r}; expected one of {', '.join(PROTOCOLS)}.{near}")
     return create(config)
 
 

@@ -54,10 +54,10 @@ def main(arguments: list[str]) -> None:
 
 
 def show_messages() -> None:
-    """jaxad's own messages from INFO on, those of the libraries below it from WARNING on."""
+    """jaxad's own messages from INFO on, those of the libraries below it from WARNING on, Orbax's from ERROR on."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("jaxad").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def run() -> None:

@@ -44,13 +44,13 @@ def folder_name(category: str) -> str:
 
 
 def check_config(folder: Path, config: Config) -> None:
-    """Notes the config in a new folder; in an old one it must be the same, but for the fields that change no result.
+    """Notes the config in a folder without results; elsewhere it must be the same, but for fields that change none.
 
     Raises:
       UserError: the folder belongs to another config.
     """
     path = folder / "config.json"
-    if path.exists():
+    if path.exists() and any((folder / "checkpoints").glob("step_*")):
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -63,9 +63,8 @@ def check_config(folder: Path, config: Config) -> None:
             )
     elif jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        report.write_text(
-            path, json.dumps({name: plain(value) for name, value in fields(config).items()}, indent=1, default=str)
-        )
+        facts = {name: plain(value) for name, value in fields(config).items()}
+        report.write_text(path, json.dumps(facts, indent=1, default=str))
     sharding.wait_for_all("config")
 
 

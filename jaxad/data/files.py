@@ -1,17 +1,19 @@
 """Photographs that belong to no data set: the files of `--mode=predict`, arrays in a notebook."""
 
 import abc
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 from jaxtyping import UInt8
 
 from jaxad.data.geometry import Geometry
 from jaxad.data.images import SUFFIXES, decode
 from jaxad.data.pipeline import Item
 from jaxad.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def image_files(path: str | Path) -> list[Path]:
@@ -37,7 +39,7 @@ def image_files(path: str | Path) -> list[Path]:
     if not images:
         raise UserError(f"--images is {path}, which holds no image; expected files of {kinds}")
     if others := sorted(set(files) - set(images)):
-        logging.warning(f"{path}: skipped {len(others)} files that are no images, the first is {others[0]}")
+        logger.warning(f"{path}: skipped {len(others)} files that are no images, the first is {others[0]}")
     return images
 
 

