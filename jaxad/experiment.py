@@ -75,7 +75,7 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
     results = []
     for place, (name, members) in enumerate(models.items(), 1):
         folder = workdir / folder_name(name)
-        found = None if mode == "train" else finished_results(folder, config)
+        found = finished_results(folder, config) if mode == "train_and_evaluate" else None
         if found is not None:
             logger.info("%s is finished: its results are kept (%d of %d)", name, place, len(models))
         else:
