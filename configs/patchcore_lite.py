@@ -2,7 +2,7 @@
 
 python -m jaxad.main --config=configs/patchcore_lite.py:magnetic_tile --workdir=runs/patchcore_lite
 
-Measured, I-AUROC: magnetic tile 0.965 (pixels about 0.83), ELPV mono 0.956, poly 0.914 (all normal images trained on).
+Measured by this command on magnetic tile: I-AUROC 96.1, AUPRO 72.3, in 45 s (README, "Measured").
 """
 
 from ml_collections import ConfigDict
