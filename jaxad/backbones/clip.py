@@ -1,0 +1,283 @@
+"""CLIP's two transformers, one for images and one for text, with outputs in one embedding space.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021. Parameters carry the
+names of transformers' Flax tree; the blocks of a tower are stacked on a leading axis, so that 24 of them compile like
+one (`from_transformers` and `to_transformers` of `jaxad.backbones.clip_names` stack and unstack).
+
+    tower = VisionTower(VisionConfig(...))
+    out = tower.apply(variables, images, taps=(5, 11))   # {"tokens": {5: (b, 1 + p, width), 11: ...}, "class_feature"}
+
+The towers' parts are methods of their own (`tower.apply(variables, images, method="embed")`) for methods that change
+the inside: windows of tokens, prompts, a second stream of attention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxad.errors import UserError
+from jaxad.nn.activations import activation
+from jaxad.nn.norm import LayerNorm
+from jaxad.nn.resize import resize
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NORMALIZATION = (MEAN, STD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A stack of pre-norm blocks.
+
+    Attributes:
+      width: length of a token.
+      layers, heads: number of blocks, and of attention heads in each.
+      mlp_width: hidden units of a block's perceptron.
+      embed_dim: length of the feature in the space that both towers share.
+      activation: quick_gelu (OpenAI's weights were trained with it) or the exact gelu.
+      epsilon: of the layer norms.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    embed_dim: int
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(TransformerConfig):
+    """The image tower.
+
+    Attributes:
+      patch_size: side of a patch, in pixels.
+      image_size: side of the images it was trained on; (image_size / patch_size)^2 + 1 positions were learned.
+      position_resize: how the learned positions reach images of another size; both without antialias, corners not
+        aligned. bicubic: MuSc, AdaCLIP, APRIL-GAN; bilinear: AnomalyCLIP.
+    """
+
+    patch_size: int
+    image_size: int
+    position_resize: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TransformerConfig):
+    """The text tower.
+
+    Attributes:
+      vocabulary: number of token ids.
+      context: longest row of tokens.
+    """
+
+    vocabulary: int = 49408
+    context: int = 77
+
+
+# ViT-L/14@336px, the tower of MuSc, AnomalyCLIP, AdaCLIP and APRIL-GAN
+VIT_L14_336 = VisionConfig(
+    width=1024, layers=24, heads=16, mlp_width=4096, embed_dim=768, patch_size=14, image_size=336
+)
+
+
+class VisionOutput(TypedDict):
+    """What the image tower gives."""
+
+    tokens: dict[int, Float[Array, "b n width"]]  # residual stream after the block of that index, class token first
+    class_feature: Float[Array, "b embed"]  # not normalised
+
+
+class Attention(nn.Module):
+    """Multi-head attention."""
+
+    config: TransformerConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        def linear() -> nn.Dense:
+            return nn.Dense(self.config.width, dtype=self.dtype)
+
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
+
+    def __call__(self, x: Float[Array, "b n width"], mask: Bool[Array, "n n"] | None) -> Float[Array, "b n width"]:
+        q, k, v = (self.heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        return self.attend(q, k, v, mask)
+
+    def heads(self, x: Float[Array, "b n width"]) -> Float[Array, "b n heads d"]:
+        return x.reshape(*x.shape[:-1], self.config.heads, -1)
+
+    def attend(
+        self,
+        q: Float[Array, "b n heads d"],
+        k: Float[Array, "b n heads d"],
+        v: Float[Array, "b n heads d"],
+        mask: Bool[Array, "n n"] | None = None,
+    ) -> Float[Array, "b n width"]:
+        """softmax(q k^T / sqrt(d)) v through the output projection; any three of the projections may be given."""
+        mixed = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[None, None])
+        return self.out_proj(mixed.reshape(*mixed.shape[:2], -1))
+
+
+class MLP(nn.Module):
+    """Linear, activation, linear."""
+
+    config: TransformerConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.fc1 = nn.Dense(self.config.mlp_width, dtype=self.dtype)
+        self.fc2 = nn.Dense(self.config.width, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
+        return self.fc2(activation(self.config.activation)(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Attention and perceptron, each on the normed stream and added to it."""
+
+    config: TransformerConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.layer_norm1, self.layer_norm2 = (_norm(self.config, self.dtype) for _ in range(2))
+        self.self_attn = Attention(self.config, self.dtype)
+        self.mlp = MLP(self.config, self.dtype)
+
+    def __call__(self, x: Float[Array, "b n width"], mask: Bool[Array, "n n"] | None) -> Float[Array, "b n width"]:
+        x = x + self.self_attn(self.layer_norm1(x), mask)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """The stack of blocks."""
+
+    config: TransformerConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.layers = Block(self.config, self.dtype)
+
+    def __call__(
+        self, x: Float[Array, "b n width"], mask: Bool[Array, "n n"] | None = None, taps: Sequence[int] = ()
+    ) -> tuple[Float[Array, "b n width"], dict[int, Float[Array, "b n width"]]]:
+        """The stream after the last block, and after the blocks `taps` (the first is 0).
+
+        Raises:
+          UserError: no such block.
+        """
+        blocks = self.config.layers
+        for tap in taps:
+            if not 0 <= tap < blocks:
+                raise UserError(f"CLIP tower has no block {tap}: it has {blocks} blocks, 0 to {blocks - 1}")
+        slots = np.full(blocks, len(taps), np.int32)  # the last slot takes what nobody asked for
+        slots[list(taps)] = range(len(taps))
+
+        def step(block: Block, carry, slot):
+            stream, kept = carry
+            stream = block(stream, mask)
+            return (stream, kept.at[slot].set(stream) if taps else kept), None
+
+        kept = jnp.zeros((len(taps) + 1, *x.shape) if taps else (), x.dtype)
+        stack = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=blocks)
+        (x, kept), _ = stack(self.layers, (x, kept), jnp.asarray(slots))
+        return x, {tap: kept[slot] for slot, tap in enumerate(taps)}
+
+
+class VisionEmbeddings(nn.Module):
+    """Patches, class token, positions."""
+
+    config: VisionConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        width, patch = self.config.width, (self.config.patch_size,) * 2
+        self.class_embedding = self.param("class_embedding", nn.initializers.normal(0.02), (width,))
+        self.patch_embedding = nn.Conv(width, patch, patch, padding="VALID", use_bias=False, dtype=self.dtype)
+        self.position_embedding = nn.Embed(self.grid**2 + 1, width)
+
+    @property
+    def grid(self) -> int:
+        """Patches on a side of the images that the tower was trained on."""
+        return self.config.image_size // self.config.patch_size
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n width"]:
+        patches = self.patch_embedding(images)
+        classes = jnp.broadcast_to(self.class_embedding.astype(patches.dtype), (len(images), 1, self.config.width))
+        tokens = jnp.concatenate([classes, patches.reshape(len(images), -1, self.config.width)], axis=1)
+        return tokens + self.positions(patches.shape[1], patches.shape[2]).astype(tokens.dtype)
+
+    def positions(self, rows: int, columns: int) -> Float[Array, "n width"]:
+        """The position table of a grid of patches, the class token's row first."""
+        table, grid = self.position_embedding.embedding, self.grid
+        if (rows, columns) == (grid, grid):
+            return table
+        learned = table[1:].reshape(1, grid, grid, -1)
+        resized = resize(learned, (rows, columns), self.config.position_resize)
+        return jnp.concatenate([table[:1], resized.reshape(rows * columns, -1)])
+
+
+class VisionModel(nn.Module):
+    """The image tower without its projection."""
+
+    config: VisionConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.embeddings = VisionEmbeddings(self.config, self.dtype)
+        self.pre_layrnorm = _norm(self.config, self.dtype)  # transformers' spelling
+        self.encoder = Encoder(self.config, self.dtype)
+        self.post_layernorm = _norm(self.config, self.dtype)
+
+
+class VisionTower(nn.Module):
+    """Images to patch tokens and class features.
+
+    Images are float32, normalised with `NORMALIZATION`, of any size; a rest that fills no patch is cut off.
+    """
+
+    config: VisionConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.vision_model = VisionModel(self.config, self.dtype)
+        self.visual_projection = nn.Dense(self.config.embed_dim, use_bias=False, dtype=self.dtype)
+
+    def __call__(self, images: Float[Array, "b h w 3"], taps: Sequence[int] = ()) -> VisionOutput:
+        """Class features, and the residual stream after the blocks `taps` (the first is 0).
+
+        Raises:
+          UserError: no such block.
+        """
+        return self.encode(self.embed(images), taps)
+
+    def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n width"]:
+        """Class token and patches, positions added: what enters the norm before the first block."""
+        return self.vision_model.embeddings(images)
+
+    def pre_norm(self, tokens: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
+        """What enters the first block."""
+        return self.vision_model.pre_layrnorm(tokens)
+
+    def encode(self, tokens: Float[Array, "b n width"], taps: Sequence[int] = ()) -> VisionOutput:
+        """As `__call__`, from the output of `embed` or a selection of its tokens, the class token first."""
+        stream, tapped = self.vision_model.encoder(self.pre_norm(tokens), None, taps)
+        return VisionOutput(tokens=tapped, class_feature=self.project(stream[:, 0]))
+
+    def project(self, tokens: Float[Array, "*b width"], norm: bool = True) -> Float[Array, "*b embed"]:
+        """Tokens in the space shared with text; CLIP itself does so with the normed class token only."""
+        return self.visual_projection(self.vision_model.post_layernorm(tokens) if norm else tokens)
+
+    def positions(self, rows: int, columns: int) -> Float[Array, "n width"]:
+        """As `VisionEmbeddings.positions`."""
+        return self.vision_model.embeddings.positions(rows, columns)
+
+
+def _norm(config: TransformerConfig, dtype: Any) -> nn.LayerNorm:
+    return LayerNorm(epsilon=config.epsilon, dtype=dtype)
