@@ -43,10 +43,19 @@ def test_npy_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("write", [lambda p, m: write_map_png16(p, m, 0.0, 1.0), write_map_npy])
-def test_a_map_with_nan_is_not_written(tmp_path, write):
-    with pytest.raises(UserError, match="NaN"):
-        write(tmp_path / "map", np.array([[np.nan, 1.0]], np.float32))
+@pytest.mark.parametrize("values", [[np.nan, np.nan], [np.inf, 1.0]])
+def test_a_map_without_numbers_or_with_infinity_is_not_written(tmp_path, write, values):
+    with pytest.raises(UserError, match="infinite values or no number at all"):
+        write(tmp_path / "map", np.array([values], np.float32))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_outside_a_crop_is_nan_in_npy_and_the_low_end_in_png(tmp_path):
+    anomaly_map = np.array([[np.nan, 1.0, 3.0]], np.float32)
+    write_map_npy(tmp_path / "map.npy", anomaly_map)
+    np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), anomaly_map)
+    write_map_png16(tmp_path / "map.png", anomaly_map, 1.0, 3.0)
+    np.testing.assert_allclose(read_map_png16(tmp_path / "map.png"), [[1.0, 1.0, 3.0]], atol=1e-4)
 
 
 def test_a_png_of_another_program_has_no_scale(tmp_path):
