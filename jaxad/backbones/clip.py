@@ -11,15 +11,15 @@ The towers' parts are methods of their own (`tower.apply(variables, images, meth
 the inside: windows of tokens, prompts, a second stream of attention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxad.errors import UserError
 from jaxad.nn.activations import activation
@@ -75,10 +75,13 @@ class TextConfig(TransformerConfig):
     Attributes:
       vocabulary: number of token ids.
       context: longest row of tokens.
+      end_token: the id whose first occurrence ends a text; None: the largest id in the row, as OpenAI's code has it.
+        With CLIP's vocabulary the two are the same.
     """
 
     vocabulary: int = 49408
     context: int = 77
+    end_token: int | None = None
 
 
 # ViT-L/14@336px, the tower of MuSc, AnomalyCLIP, AdaCLIP and APRIL-GAN
@@ -91,7 +94,27 @@ class VisionOutput(TypedDict):
     """What the image tower gives."""
 
     tokens: dict[int, Float[Array, "b n width"]]  # residual stream after the block of that index, class token first
-    class_feature: Float[Array, "b embed"]  # not normalised
+    class_token: Float[Array, "b width"]  # after the last block
+    class_feature: Float[Array, "b embed"]  # normed and projected, not normalised
+
+
+class TextOutput(TypedDict):
+    """What the text tower gives."""
+
+    tokens: dict[int, Float[Array, "b n width"]]  # residual stream after the block of that index
+    feature: Float[Array, "b embed"]  # not normalised
+
+
+class Prompts(NamedTuple):
+    """Learned tokens that take places of the stream before certain blocks (AnomalyCLIP, AdaCLIP).
+
+    Attributes:
+      tokens: by index of the block.
+      start: position of the first.
+    """
+
+    tokens: Mapping[int, Float[Array, "#b k width"]]
+    start: int
 
 
 class Attention(nn.Module):
@@ -107,20 +130,16 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
 
     def __call__(self, x: Float[Array, "b n width"], mask: Bool[Array, "n n"] | None) -> Float[Array, "b n width"]:
-        q, k, v = (self.heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
-        return self.attend(q, k, v, mask)
+        return self._attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), mask)
 
-    def heads(self, x: Float[Array, "b n width"]) -> Float[Array, "b n heads d"]:
-        return x.reshape(*x.shape[:-1], self.config.heads, -1)
+    def values(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
+        """The values attend to each other (v-v): no query, no key, no mask."""
+        v = self.v_proj(x)
+        return self._attend(v, v, v, None)
 
-    def attend(
-        self,
-        q: Float[Array, "b n heads d"],
-        k: Float[Array, "b n heads d"],
-        v: Float[Array, "b n heads d"],
-        mask: Bool[Array, "n n"] | None = None,
-    ) -> Float[Array, "b n width"]:
-        """softmax(q k^T / sqrt(d)) v through the output projection; any three of the projections may be given."""
+    def _attend(self, *qkv_and_mask) -> Float[Array, "b n width"]:
+        *qkv, mask = qkv_and_mask
+        q, k, v = (x.reshape(*x.shape[:-1], self.config.heads, -1) for x in qkv)
         mixed = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[None, None])
         return self.out_proj(mixed.reshape(*mixed.shape[:2], -1))
 
@@ -154,6 +173,10 @@ class Block(nn.Module):
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
+    def values(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
+        """What v-v attention on the block's input `x` adds to a second stream."""
+        return self.self_attn.values(self.layer_norm1(x))
+
 
 class Encoder(nn.Module):
     """The stack of blocks."""
@@ -165,29 +188,54 @@ class Encoder(nn.Module):
         self.layers = Block(self.config, self.dtype)
 
     def __call__(
-        self, x: Float[Array, "b n width"], mask: Bool[Array, "n n"] | None = None, taps: Sequence[int] = ()
+        self,
+        x: Float[Array, "b n width"],
+        mask: Bool[Array, "n n"] | None = None,
+        taps: Sequence[int] = (),
+        prompts: Prompts | None = None,
+        values_from: int | None = None,
     ) -> tuple[Float[Array, "b n width"], dict[int, Float[Array, "b n width"]]]:
         """The stream after the last block, and after the blocks `taps` (the first is 0).
+
+        With `values_from` a second stream leaves the first before that block; each block from there on adds to it the
+        v-v attention on the first stream (AnomalyCLIP, section 3.3), and the taps are those of the second.
 
         Raises:
           UserError: no such block.
         """
         blocks = self.config.layers
-        for tap in taps:
-            if not 0 <= tap < blocks:
-                raise UserError(f"CLIP tower has no block {tap}: it has {blocks} blocks, 0 to {blocks - 1}")
+        for block in (*taps, *(prompts.tokens if prompts else ()), *(() if values_from is None else (values_from,))):
+            if not 0 <= block < blocks:
+                raise UserError(f"CLIP tower has no block {block}: it has {blocks} blocks, 0 to {blocks - 1}")
         slots = np.full(blocks, len(taps), np.int32)  # the last slot takes what nobody asked for
         slots[list(taps)] = range(len(taps))
+        prompted = np.array([prompts is not None and block in prompts.tokens for block in range(blocks)])
+        inserted = _by_block(prompts, blocks).astype(x.dtype) if prompts else jnp.zeros(blocks)
+        second = None if values_from is None else x
 
-        def step(block: Block, carry, slot):
-            stream, kept = carry
-            stream = block(stream, mask)
-            return (stream, kept.at[slot].set(stream) if taps else kept), None
+        def step(block: Block, carry, turn):
+            stream, second, kept = carry
+            index, slot, prompted, inserted = turn
+            if prompts:
+                places = slice(prompts.start, prompts.start + inserted.shape[1])
+                stream = stream.at[:, places].set(jnp.where(prompted, inserted, stream[:, places]))
+            entered, stream = stream, block(stream, mask)
+            if second is not None:
+                second = nn.cond(
+                    index >= values_from,
+                    lambda block: second + block.values(entered),
+                    lambda block: stream,
+                    block,
+                )
+            if taps:
+                kept = kept.at[slot].set(stream if second is None else second)
+            return (stream, second, kept), None
 
-        kept = jnp.zeros((len(taps) + 1, *x.shape) if taps else (), x.dtype)
+        kept = jnp.zeros((len(taps) + 1, *x.shape), x.dtype) if taps else None
         stack = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=blocks)
-        (x, kept), _ = stack(self.layers, (x, kept), jnp.asarray(slots))
-        return x, {tap: kept[slot] for slot, tap in enumerate(taps)}
+        turns = tuple(jnp.asarray(each) for each in (np.arange(blocks), slots, prompted, inserted))
+        (x, _, kept), _ = stack(self.layers, (x, second, kept), turns)
+        return x, {} if kept is None else {tap: kept[slot] for slot, tap in enumerate(taps)}
 
 
 class VisionEmbeddings(nn.Module):
@@ -255,7 +303,7 @@ class VisionTower(nn.Module):
         Raises:
           UserError: no such block.
         """
-        return self.encode(self.embed(images), taps)
+        return self.encode(self.pre_norm(self.embed(images)), taps)
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n width"]:
         """Class token and patches, positions added: what enters the norm before the first block."""
@@ -265,10 +313,19 @@ class VisionTower(nn.Module):
         """What enters the first block."""
         return self.vision_model.pre_layrnorm(tokens)
 
-    def encode(self, tokens: Float[Array, "b n width"], taps: Sequence[int] = ()) -> VisionOutput:
-        """As `__call__`, from the output of `embed` or a selection of its tokens, the class token first."""
-        stream, tapped = self.vision_model.encoder(self.pre_norm(tokens), None, taps)
-        return VisionOutput(tokens=tapped, class_feature=self.project(stream[:, 0]))
+    def encode(
+        self,
+        tokens: Float[Array, "b n width"],
+        taps: Sequence[int] = (),
+        prompts: Prompts | None = None,
+        values_from: int | None = None,
+    ) -> VisionOutput:
+        """As `__call__`, from the output of `pre_norm`, or a selection of it or more tokens; the class token first.
+
+        `prompts` and `values_from` are those of `Encoder`.
+        """
+        stream, tapped = self.vision_model.encoder(tokens, None, taps, prompts, values_from)
+        return VisionOutput(tokens=tapped, class_token=stream[:, 0], class_feature=self.project(stream[:, 0]))
 
     def project(self, tokens: Float[Array, "*b width"], norm: bool = True) -> Float[Array, "*b embed"]:
         """Tokens in the space shared with text; CLIP itself does so with the normed class token only."""
@@ -277,6 +334,95 @@ class VisionTower(nn.Module):
     def positions(self, rows: int, columns: int) -> Float[Array, "n width"]:
         """As `VisionEmbeddings.positions`."""
         return self.vision_model.embeddings.positions(rows, columns)
+
+
+class TextEmbeddings(nn.Module):
+    """Words and positions."""
+
+    config: TextConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.token_embedding = nn.Embed(self.config.vocabulary, self.config.width, dtype=self.dtype)
+        self.position_embedding = nn.Embed(self.config.context, self.config.width, dtype=self.dtype)
+
+
+class TextModel(nn.Module):
+    """The text tower without its projection."""
+
+    config: TextConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.embeddings = TextEmbeddings(self.config, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype)
+        self.final_layer_norm = _norm(self.config, self.dtype)
+
+
+class TextTower(nn.Module):
+    """Token ids to text features.
+
+    A row is: start token, words, end token, anything. What follows the end token changes nothing, so rows may be cut
+    after the last end token of a batch.
+    """
+
+    config: TextConfig
+    dtype: Any = "float32"
+
+    def setup(self):
+        self.text_model = TextModel(self.config, self.dtype)
+        self.text_projection = nn.Dense(self.config.embed_dim, use_bias=False, dtype=self.dtype)
+
+    def __call__(self, ids: Int[Array, "b n"], taps: Sequence[int] = ()) -> TextOutput:
+        """Features of the texts, and the residual stream after the blocks `taps` (the first is 0).
+
+        Raises:
+          UserError: rows longer than the context, or no such block.
+        """
+        return self.encode(self.embed(ids), end_positions(ids, self.config.end_token), taps)
+
+    def embed(self, ids: Int[Array, "b n"]) -> Float[Array, "b n width"]:
+        """The words' embeddings, without positions: where learned context takes the place of words."""
+        return self.text_model.embeddings.token_embedding(ids)
+
+    def encode(
+        self,
+        words: Float[Array, "b n width"],
+        ends: Int[Array, " b"],
+        taps: Sequence[int] = (),
+        prompts: Prompts | None = None,
+    ) -> TextOutput:
+        """As `__call__`, from embeddings without positions and the positions of the end tokens.
+
+        `prompts` is that of `Encoder`.
+        """
+        length = words.shape[1]
+        if length > self.config.context:
+            raise UserError(f"a text of {length} tokens; CLIP's text tower takes at most {self.config.context}")
+        stream = words + self.text_model.embeddings.position_embedding(jnp.arange(length))
+        causal = jnp.tri(length, dtype=bool)
+        stream, tapped = self.text_model.encoder(stream, causal, taps, prompts)
+        ended = jnp.take_along_axis(stream, ends[:, None, None], axis=1)[:, 0]
+        return TextOutput(tokens=tapped, feature=self.text_projection(self.text_model.final_layer_norm(ended)))
+
+
+def end_positions(ids: Int[Array, "b n"], end_token: int | None = None) -> Int[Array, " b"]:
+    """Position of the first `end_token` in each row; None: of the largest id."""
+    return jnp.argmax(ids if end_token is None else ids == end_token, axis=-1)
+
+
+def similarity(
+    image: Float[Array, "b embed"], text: Float[Array, "n embed"], logit_scale: Float[Array, ""]
+) -> Float[Array, "b n"]:
+    """CLIP's logits: the cosine times exp(logit_scale)."""
+    image, text = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
+    return jnp.exp(logit_scale) * image @ text.T
+
+
+def _by_block(prompts: Prompts, blocks: int) -> Float[Array, "blocks b k width"]:
+    """One stack for the scan, zeros where a block has no prompt."""
+    shape = next(iter(prompts.tokens.values())).shape
+    return jnp.stack([prompts.tokens.get(block, jnp.zeros(shape)) for block in range(blocks)])
 
 
 def _norm(config: TransformerConfig, dtype: Any) -> nn.LayerNorm:
