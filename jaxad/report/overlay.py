@@ -96,7 +96,7 @@ def write_overlay(
 
 
 def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high: float) -> None:
-    """Writes the map as a 16-bit grey PNG, atomically; 0 is `low` (and NaN), 65535 is `high`, values outside are clipped.
+    """Writes the map as a 16-bit grey PNG, atomically; 0 is `low` and NaN, 65535 is `high`, others are clipped.
 
     The file's text entries `low` and `high` hold the scale as decimal numbers:
     value = low + pixel / 65535 * (high - low), true to half a step, (high - low) / 131070. `read_map_png16` does that.
