@@ -11,7 +11,7 @@ import functools
 import logging
 import shutil
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Progress:
     Attributes:
       stage: index of the running stage; the number of stages once all are done.
       step: batches that this stage has done.
-      total: batches of all stages so far: the checkpoint's number.
+      total: the checkpoint's number: batches of all stages so far, and one for every `after`.
       best, best_epoch: largest number of the stage's monitor and its epoch; None where nothing was monitored yet.
       iterator: state of the stage's data iterator, as Grain gives it.
       finished: all stages are done and the threshold is set.
@@ -54,6 +54,11 @@ class Progress:
 
 
 Restored = tuple[dict[str, Any], list[np.ndarray], Progress]  # variables, leaves of the stage's state, progress
+
+
+def after(progress: Progress, **changes: Any) -> Progress:
+    """The progress with its fields changed, under a number of its own: no checkpoint takes the place of another."""
+    return replace(progress, total=progress.total + 1, **changes)
 
 
 class Checkpoints:

@@ -7,7 +7,7 @@ import os
 import pkgutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ import numpy as np
 import jaxad.methods
 from jaxad import metrics, prediction, report, sharding, training
 from jaxad.calibration import calibrate, check_rate, threshold_of
-from jaxad.checkpoint import Checkpoints, Progress
+from jaxad.checkpoint import Checkpoints, Progress, after
 from jaxad.config import Config
 from jaxad.data import geometry, pipeline, preparation
 from jaxad.errors import UserError, did_you_mean
@@ -152,7 +152,7 @@ class Model:
         found = self.predict(variables, held_out, "threshold") if len(held_out) else None
         notes = calibrate(found, held_out.categories, settings.threshold.false_alarm_rate)
         notes |= {"training_seconds": seconds, "training_images": len(everything)}
-        progress = replace(progress, finished=True, threshold=notes["thresholds"].get("all"), notes=notes)
+        progress = after(progress, finished=True, threshold=notes["thresholds"].get("all"), notes=notes)
         checkpoints.save(variables, {}, progress)
         log.close()
         checkpoints.close()

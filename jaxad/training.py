@@ -21,7 +21,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from jaxad import sharding
-from jaxad.checkpoint import Checkpoints, Progress, Restored
+from jaxad.checkpoint import Checkpoints, Progress, Restored, after
 from jaxad.data.pipeline import evaluation_batches, training_iterator
 from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
@@ -91,7 +91,7 @@ def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress
             variables, progress = train(run, stage, variables, leaves, progress)
         else:
             variables, progress = fit(run, stage, variables, leaves, progress)
-        leaves, progress = [], replace(progress, stage=index + 1, step=0, iterator=None)
+        leaves, progress = [], after(progress, stage=index + 1, step=0, iterator=None)
         run.checkpoints.save(variables, {}, progress)
         logger.info("Stage %s took %.1f s", stage.name, time.perf_counter() - started)
     return variables, progress

@@ -70,7 +70,7 @@ def being_saved(workdir, at_least):
 @pytest.mark.parametrize("method", ["radl", "patchcore"])
 def test_resume_after_kill_gives_the_same_parameters(method, photographs, data_dir, tmp_path, uninterrupted):
     moments = {
-        "radl": [being_saved(tmp_path, 3), written(tmp_path, 6), being_saved(tmp_path, 9), written(tmp_path, 18)],
+        "radl": [being_saved(tmp_path, 3), written(tmp_path, 6), being_saved(tmp_path, 9), written(tmp_path, 19)],
         "patchcore": [being_saved(tmp_path, 2), written(tmp_path, 2)],
     }[method]
     command = options(method, photographs, tmp_path, data_dir)

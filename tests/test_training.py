@@ -90,7 +90,7 @@ def test_only_what_is_trainable_changes_and_other_collections_are_updated(tmp_pa
     assert float(variables["params"]["frozen"]) == 1
     assert 1 < float(variables["params"]["level"]) < 8
     assert int(variables["counts"]["steps"]) == 9  # 3 epochs of 4 + 4 + 2
-    assert progress.total == 9 + 3
+    assert progress.total == (9 + 1) + (3 + 1)
 
 
 def test_incomplete_batches_are_dropped_when_asked_for(tmp_path):
