@@ -7,7 +7,6 @@ features = model.apply(variables, images)      # {"layer2": (b, h/8, w/8, 512), 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +53,13 @@ def from_torch(
     import jax
     import jax.numpy as jnp
 
-    from jaxad.nn.torch_layout import from_state_dict
+    from jaxad.nn.torch_layout import dotted, from_state_dict
 
     family = _family(name)
     packaged = name in EFFICIENTNETS and f"{prefix}_conv_stem.weight" in state_dict
 
     def torch_name(path: str) -> str:
-        return prefix + (family.package_name(path, family.ARCHITECTURES[name]) if packaged else _dotted(path))
+        return prefix + (family.package_name(path, family.ARCHITECTURES[name]) if packaged else dotted(path))
 
     bias = state_dict.get(torch_name("fc" if name in RESNETS else "classifier") + ".bias")
     module = create(name, family.TAPS if taps is None else taps, num_classes=1000 if bias is None else len(bias))
@@ -70,9 +69,9 @@ def from_torch(
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The torchvision / timm state dict of a network's variables, or of gradients in their shape."""
-    from jaxad.nn.torch_layout import to_state_dict
+    from jaxad.nn.torch_layout import dotted, to_state_dict
 
-    return to_state_dict(variables, _dotted)
+    return to_state_dict(variables, dotted)
 
 
 def normalization(name: str, weights: str = "") -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -85,11 +84,6 @@ def channels(name: str) -> dict[str, tuple[int, int]]:
     """(stride, channels) of every spatial tap of the network `name`."""
     family = _family(name)
     return family.channels(family.ARCHITECTURES[name])
-
-
-def _dotted(path: str) -> str:
-    """The name in torchvision and timm of the module at `path`: "layer1_0/conv1" is "layer1.0.conv1"."""
-    return re.sub(r"_(?=\d)", ".", path.replace("/", "."))
 
 
 def _family(name: str) -> Any:

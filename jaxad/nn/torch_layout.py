@@ -1,5 +1,6 @@
 """Flax variables from and to PyTorch state dicts, by names."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class _Layout(NamedTuple):
         return value.transpose(np.argsort(self.axes))
 
 
-# By leaf name and number of axes: kernels of `Conv`, `ConvTranspose` and `nn.Dense`, then the leaves of `BatchNorm`.
+# By leaf name and number of axes: kernels of `Conv`, `ConvTranspose` and `nn.Dense`, the leaves of `BatchNorm`, tables
+# of `nn.Embed`, the three projections that attention packs into one.
 _LAYOUTS = {
     ("kernel", 4): _Layout("weight", (3, 2, 0, 1)),
     ("transposed_kernel", 4): _Layout("weight", (2, 3, 0, 1), flipped=True),
@@ -35,6 +37,9 @@ _LAYOUTS = {
     ("bias", 1): _Layout("bias", (0,)),
     ("mean", 1): _Layout("running_mean", (0,)),
     ("var", 1): _Layout("running_var", (0,)),
+    ("embedding", 2): _Layout("weight", (0, 1)),
+    ("in_proj_kernel", 2): _Layout("in_proj_weight", (1, 0)),
+    ("in_proj_bias", 1): _Layout("in_proj_bias", (0,)),
 }
 
 
@@ -73,6 +78,11 @@ def to_state_dict(variables: Any, torch_name: Callable[[str], str]) -> dict[str,
         key, layout = _key(path, leaf, torch_name)
         state_dict[key] = layout.to_torch(np.asarray(leaf))
     return state_dict
+
+
+def dotted(path: str) -> str:
+    """PyTorch's name of the module at `path`: "layer1_0/conv1" is "layer1.0.conv1"."""
+    return re.sub(r"_(?=\d)", ".", path.replace("/", "."))
 
 
 def _key(path, leaf, torch_name: Callable[[str], str]) -> tuple[str, _Layout]:

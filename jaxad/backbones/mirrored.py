@@ -1,0 +1,65 @@
+"""The ResNet decoder of reverse distillation (Deng & Li, CVPR 2022, section 3.2): a ResNet upside down."""
+
+import functools
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from jaxad.backbones.resnet import Architecture
+from jaxad.nn.conv import Conv, ConvTranspose, kaiming_normal_fan_out
+from jaxad.nn.norm import BatchNorm
+
+
+class MirroredBlock(nn.Module):
+    """Residual block; where a ResNet's would halve the map, a 2x2 transposed convolution doubles it."""
+
+    planes: int
+    double: bool
+    architecture: Architecture
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"], train: bool) -> Float[Array, "b h2 w2 o"]:
+        features = self.planes * self.architecture.expansion
+
+        def doubled(width: int, name: str) -> ConvTranspose:
+            return ConvTranspose(width, 2, stride=2, use_bias=False, name=name)
+
+        spatial = doubled if self.double else functools.partial(_conv, kernel=3)
+        if self.architecture.bottleneck:
+            inner = self.planes * self.architecture.width
+            layers = [_conv(inner, "conv1", 1), spatial(inner, name="conv2"), _conv(features, "conv3", 1)]
+        else:
+            layers = [spatial(features, name="conv1"), _conv(features, "conv2", 3)]
+        y = x
+        for i, layer in enumerate(layers, start=1):
+            y = BatchNorm(name=f"bn{i}")(layer(y), train)
+            if i < len(layers):
+                y = nn.relu(y)
+        if self.double:
+            x = BatchNorm(name="upsample_1")(doubled(features, "upsample_0")(x), train)
+        return nn.relu(x + y)
+
+
+class MirroredResNet(nn.Module):
+    """Maps of strides 4, 8, 16 from one of stride 32: the first three layers of `architecture`, last first.
+
+    Attributes:
+      channels: of the three maps, finest first.
+    """
+
+    channels: tuple[int, ...]
+    architecture: Architecture
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
+        found = []
+        for layer, features in enumerate(reversed(self.channels)):
+            planes = features // self.architecture.expansion
+            for block in range(self.architecture.blocks[layer]):
+                x = MirroredBlock(planes, block == 0, self.architecture, name=f"layer{layer + 1}_{block}")(x, train)
+            found.append(x)
+        return found[::-1]
+
+
+def _conv(features: int, name: str, kernel: int) -> Conv:
+    return Conv(features, kernel, padding=kernel // 2, use_bias=False, kernel_init=kaiming_normal_fan_out, name=name)
