@@ -36,7 +36,8 @@ def split(params: Any, trainable: Callable[[str], bool]) -> tuple[dict, dict]:
 
 
 def run_steps(stage: Train, variables: Variables, batches: list[dict], keys: list[Any]) -> tuple[Variables, list[dict]]:
-    """The plain loop of a stage: final variables, and per step the loss, its metrics and the gradients by path.
+    """The plain loop of a stage: final variables, and per step the loss, its metrics, the gradients by path and
+    the new statistics.
 
     `keys` are whatever the stage's loss takes for a key: the golden tests put stored draws there.
     """
@@ -55,9 +56,9 @@ def run_steps(stage: Train, variables: Variables, batches: list[dict], keys: lis
         trained = {path: value + changes[path] for path, value in trained.items()}
         return (
             trained,
-            {**statistics, **updates["batch_stats"]},
+            {**statistics, **updates.get("batch_stats", {})},
             state,
-            {"loss": value, "gradients": gradients, **metrics},
+            {"loss": value, "gradients": gradients, "statistics": updates.get("batch_stats", {}), **metrics},
         )
 
     statistics, log = variables["batch_stats"], []
