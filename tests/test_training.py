@@ -115,6 +115,20 @@ def test_cached_features_train_as_images_do(tmp_path, budget):
     np.testing.assert_allclose(cached["params"]["level"], plain["params"]["level"], rtol=1e-6)
 
 
+def test_features_can_be_several_arrays(tmp_path):
+    def several(variables, batch):
+        return {"fine": batch["image"][:, :2, 0, 0] * 255, "coarse": (batch["image"][:, 0, 0, 0],)}
+
+    def of_several(variables, batch, key):
+        fine, coarse = batch["features"]["fine"], batch["features"]["coarse"][0]
+        return loss(variables, {"features": (fine.mean(1) + coarse * 255) / 2}, key)
+
+    plain, _ = training.run_stages(run(stage(), tmp_path / "plain"), None)
+    train = Train("mean", of_several, optax.sgd(0.1), "level".__eq__, epochs=3, batch_size=4, features=several)
+    cached, _ = training.run_stages(run(train, tmp_path / "cached"), None)
+    np.testing.assert_allclose(cached["params"]["level"], plain["params"]["level"], rtol=1e-6)
+
+
 def test_a_batch_can_be_cut_into_several_steps(tmp_path):
     def cut(batch, key):
         return {"features": batch["features"].reshape(-1, 1)}

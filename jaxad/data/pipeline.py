@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
@@ -371,7 +372,7 @@ def _evaluation_batch(source: Source, length: int, start: int) -> Item:
 
 
 def _stack(items: list[Item]) -> Item:
-    return {key: np.stack([item[key] for item in items]) for key in items[0]}
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *items)
 
 
 def _read_ahead(batches):
