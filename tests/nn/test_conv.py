@@ -76,6 +76,17 @@ def test_conv_starts_as_torch_does():
     assert np.std(params["kernel"]) == pytest.approx(bound / np.sqrt(3), rel=0.03)
 
 
+def test_transposed_convolution_without_overlap_equals_its_general_form():
+    """The general form, of a kernel padded to overlap, is the one compared with PyTorch."""
+    x, kernel = random((2, 3, 4, 5)), random((2, 2, 5, 6))
+    padded = np.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))  # rows run backwards: a zero after the last tap
+    params = {"params": {"transposed_kernel": kernel}}
+    tiled = conv.ConvTranspose(6, 2, stride=2, use_bias=False).apply(params, x)
+    general = conv.ConvTranspose(6, 3, stride=2, use_bias=False).apply({"params": {"transposed_kernel": padded}}, x)
+    assert tiled.shape == (2, 6, 8, 6)
+    np.testing.assert_allclose(general[:, :6, :8], tiled, rtol=1e-5, atol=1e-5)
+
+
 def test_transposed_convolution_equals_torch():
     weight = np.float32((np.arange(54) % 7) - 3).reshape(2, 3, 3, 3) / 4
     x = np.float32(np.arange(12) % 5).reshape(1, 2, 2, 3).transpose(0, 2, 3, 1)
