@@ -10,6 +10,7 @@ method keeps (`memory`, `constants`). A batch is a dict of arrays whose first ax
  - `mask`      bool (b, h, w), True on defects         - `valid`     bool (b, h, w), False on padding of the geometry
  - `has_mask`  bool (b,), False where no mask is known - `label`     int32 (b,), 1 anomalous
  - `category`  int32 (b,), an index into the run's categories
+ - `defect`    int32 (b,), an index into the split's defect types; absent where these are not known
  - `index`     int32 (b,), the image's place in its split
  - `weight`    float32 (b,), 0 on images that only fill the last batch of a pass (never in training)
 

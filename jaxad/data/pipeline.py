@@ -38,7 +38,8 @@ class Split:
     """Random access to the images of one split of one or more categories, at the network's input size.
 
     Item i is a dict of `image` uint8 (h, w, 3), `mask` bool (h, w), `valid` bool (h, w) (False on padding), `label`
-    int32 (1 anomalous), `category` int32 (place in `category_names`), `has_mask` bool and `index` int32 (i).
+    int32 (1 anomalous), `category` int32 (place in `category_names`), `defect` int32 (place in the sorted types of
+    defects), `has_mask` bool and `index` int32 (i).
 
     Attributes:
       ids: paths of the photographs, relative to the raw data's root.
@@ -73,9 +74,15 @@ class Split:
             "valid": self.geometry.valid(box),
             "label": np.int32(self.labels[i]),
             "category": np.int32(self.category_names.index(self.categories[i])),
+            "defect": np.int32(self.sorted_defects.index(self.defect_types[i])),
             "has_mask": np.bool_(self.has_mask[i]),
             "index": np.int32(i),
         }
+
+    @functools.cached_property
+    def sorted_defects(self) -> list[str]:
+        """The defect types of the split, each once, "good" among them."""
+        return sorted(set(self.defect_types))
 
     @property
     def geometry(self) -> Geometry:

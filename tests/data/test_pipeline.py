@@ -182,6 +182,7 @@ def test_items_have_the_shapes_and_types_of_the_contract(config):
         "valid": ((32, 48), "bool"),
         "label": ((), "int32"),
         "category": ((), "int32"),
+        "defect": ((), "int32"),
         "has_mask": ((), "bool"),
         "index": ((), "int32"),
     }

@@ -1,0 +1,273 @@
+"""Mutual scoring (MuSc, Li et al., ICLR 2024): every patch of an unlabelled image against all other images.
+
+A patch is normal if most other images hold one like it. The r x r neighbourhoods of LNAMD (section 3.1) are means, and
+means are linear: the dot products of all pairs of pooled patches are a box filter of those of the plain ones, so one
+matrix product an image pair serves every r. It serves both directions of the pair, too: the largest similarity of each
+row is what image i finds in image j, that of each column what j finds in i.
+"""
+
+import functools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jaxad import sharding
+
+Precision = Literal["highest", "fast"]
+
+_MULTIPLE = 8  # images of a device are filled up to it, so that sets of nearly equal size share one program
+
+
+def image_layer_norm(tokens: Float[Array, "n h w c"], epsilon: float = 1e-5) -> Float[Array, "n h w c"]:
+    """LNAMD's norm: each image over patches and channels together, without learned scale and shift."""
+    centred = tokens - tokens.mean((1, 2, 3), keepdims=True)
+    return centred * lax.rsqrt((centred**2).mean((1, 2, 3), keepdims=True) + epsilon)
+
+
+def box_sum(x: Float[Array, "*s"], r: int, axes: Sequence[int]) -> Float[Array, "*s"]:
+    """The sum over a window of r along each of the axes, zeros beyond the border; r is odd."""
+    for axis in axes if r > 1 else ():
+        widths = [(r // 2, r // 2) if a == axis else (0, 0) for a in range(x.ndim)]
+        padded = jnp.pad(x, widths)
+        shifted = (lax.slice_in_dim(padded, k, k + x.shape[axis], axis=axis) for k in range(r))
+        # the barrier keeps XLA from fusing all axes into one loop of r^axes additions
+        x = lax.optimization_barrier(functools.reduce(jnp.add, shifted))
+    return x
+
+
+def aggregate(tokens: Float[Array, "n h w c"], r: int) -> Float[Array, "n h w c"]:
+    """LNAMD's patch features of one r: the mean of each r x r neighbourhood (zeros beyond the border counted), as unit
+    vectors."""
+    return box_sum(tokens, r, (1, 2)) / _norms(tokens, r)[..., None]
+
+
+def _norms(tokens: Float[Array, "n h w c"], r: int) -> Float[Array, "n h w"]:
+    """Lengths of the pooled patches, up to the factor r^2 that the box sums have, too."""
+    return jnp.linalg.norm(box_sum(tokens, r, (1, 2)), axis=-1)
+
+
+def nearest_both_ways(
+    one: Float[Array, "h w c"],
+    other: Float[Array, "h w c"],
+    scale: Float[Array, "r p"],
+    other_scale: Float[Array, "r p"],
+    r_list: tuple[int, ...],
+    precision: Precision = "highest",
+) -> Float[Array, "2 r p"]:
+    """Distances of each patch to the nearest one of the other image: first from `one`, then from `other`.
+
+    Args:
+      one, other: tokens after `image_layer_norm`.
+      scale, other_scale: inverse lengths of their pooled patches.
+      precision: of the product's inputs: float32, or bfloat16 summed in float32 ("fast").
+    """
+    h, w, c = one.shape
+    dtype = jnp.float32 if precision == "highest" else jnp.bfloat16
+    product = jnp.matmul(
+        one.reshape(-1, c).astype(dtype),
+        other.reshape(-1, c).astype(dtype).T,
+        precision=lax.Precision.HIGHEST if precision == "highest" else None,
+        preferred_element_type=jnp.float32,
+    )
+    found = []
+    for k, r in enumerate(r_list):
+        similarity = box_sum(product.reshape(h, w, h, w), r, range(4)).reshape(h * w, h * w)
+        similarity = lax.optimization_barrier(similarity)  # made once for both maxima
+        rows = jnp.max(similarity * other_scale[k], axis=1) * scale[k]
+        columns = jnp.max(similarity * scale[k][:, None], axis=0) * other_scale[k]
+        found.append(jnp.stack([rows, columns]))
+    # |a - b|^2 = 2 - 2 a.b for unit vectors: the nearest patch is the most similar one
+    return jnp.sqrt(jnp.maximum(2 - 2 * jnp.stack(found, axis=1), 0))
+
+
+def nearest_distances(
+    tokens: Sequence[Float[np.ndarray, "h w c"]] | Float[np.ndarray, "n h w c"],
+    r_list: tuple[int, ...],
+    mesh: Mesh,
+    precision: Precision = "highest",
+) -> Iterator[Float[np.ndarray, "others r p"]]:
+    """Image by image: the distance of each of its patches to the nearest one in each other image, in order.
+
+    The images are dealt out over the mesh's axis "data"; in step i every device compares image i with those of its own
+    that come later. What the later ones find in image i waits on the host until it is their turn: at most n^2 / 4
+    numbers a patch and r. Nothing else grows with n.
+
+    Args:
+      tokens: of one layer after `image_layer_norm`, image by image, on the host.
+      r_list: odd sizes of the neighbourhoods.
+    """
+    count, parts = len(tokens), mesh.shape["data"]
+    where = NamedSharding(mesh, PartitionSpec("data"))
+    features = sharding.put(_dealt(tokens, parts), where)
+    scale = _inverse_norms(features, r_list=r_list, mesh=mesh)
+    compare = functools.partial(_compare, features, scale, r_list=r_list, mesh=mesh, precision=precision)
+    rows = features.shape[0] // parts
+    place = _place(np.arange(count), parts, rows)
+    waiting: list[list[np.ndarray]] = [[] for _ in range(count)]
+    running = compare(np.int32(0), np.int32(count))
+    for i in range(count):
+        found = sharding.to_host(running)[place[i + 1 :]]
+        if i + 1 < count:
+            running = compare(np.int32(i + 1), np.int32(count))  # works while the host looks at image i
+        yield np.stack([*waiting[i], *found[:, 0]])
+        waiting[i] = []
+        for j, distances in enumerate(found[:, 1], i + 1):
+            waiting[j].append(distances.copy())
+
+
+def _dealt(tokens: Sequence[np.ndarray] | np.ndarray, parts: int) -> np.ndarray:
+    """Images 0, parts, 2 parts, ... first, then 1, parts + 1, ...: device d holds every image whose number leaves d, so
+    that all have about as many later ones at any time. Zeros fill up."""
+    rows = -(-len(tokens) // (parts * _MULTIPLE)) * _MULTIPLE
+    dealt = np.zeros((parts * rows, *tokens[0].shape), tokens[0].dtype)
+    for i, image in enumerate(tokens):
+        dealt[_place(i, parts, rows)] = image
+    return dealt
+
+
+def _place(i, parts: int, rows: int):
+    """The row of image i among the dealt ones; `rows` a device."""
+    return i % parts * rows + i // parts
+
+
+@functools.partial(jax.jit, static_argnames=("r_list", "mesh"))
+def _inverse_norms(features: Float[Array, "n h w c"], *, r_list: tuple[int, ...], mesh: Mesh) -> Float[Array, "n r p"]:
+    def of_image(tokens):
+        return 1 / jnp.stack([_norms(tokens[None], r).reshape(-1) for r in r_list])
+
+    spec = PartitionSpec("data")
+    local = jax.shard_map(lambda f: lax.map(of_image, f), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return local(features)
+
+
+@functools.partial(jax.jit, static_argnames=("r_list", "mesh", "precision"))
+def _compare(
+    features: Float[Array, "n h w c"],
+    scale: Float[Array, "n r p"],
+    i: Int[Array, ""],
+    count: Int[Array, ""],
+    *,
+    r_list: tuple[int, ...],
+    mesh: Mesh,
+    precision: Precision,
+) -> Float[Array, "n 2 r p"]:
+    """`nearest_both_ways` of image i and each later one; 0 for all others."""
+    parts = mesh.shape["data"]
+
+    def local(features, scale, i, count):
+        device = lax.axis_index("data")
+
+        def everywhere(rows):
+            return lax.psum(jnp.where(i % parts == device, rows[i // parts], 0), "data")
+
+        query, query_scale = everywhere(features), everywhere(scale)
+
+        def step(k, found):
+            pair = nearest_both_ways(query, features[k], query_scale, scale[k], r_list, precision)
+            return found.at[k].set(pair)
+
+        first, last = (i - device) // parts + 1, (count - device + parts - 1) // parts
+        return lax.fori_loop(first, last, step, jnp.zeros((len(features), 2, *scale.shape[1:])))
+
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    specs = (split, split, whole, whole)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(features, scale, i, count)
+
+
+def interval_bounds(others: int, interval: tuple[float, float]) -> tuple[int, int]:
+    """Places [first, last) among the sorted distances to `others` images: a bound below 1 is a share of them, any other
+    a number of images."""
+    first, last = sorted(int(others * bound) if bound < 1 else int(bound) for bound in interval)
+    return min(first, others), min(last, others)
+
+
+def least_images(interval: tuple[float, float], most: int = 10_000) -> int:
+    """The smallest set of images with any distance in the interval; 0 where not even `most` images have one."""
+    ends = (interval_bounds(count - 1, interval) for count in range(2, most))
+    return next((count for count, (first, last) in enumerate(ends, 2) if first < last), 0)
+
+
+def interval_mean(distances: Float[np.ndarray, "others *s"], interval: tuple[float, float]) -> Float[np.ndarray, "*s"]:
+    """The mean of the distances in the interval of the sorted ones (section 3.2), in float64; NaN where it is empty."""
+    first, last = interval_bounds(len(distances), interval)
+    if first == last:
+        return np.full(distances.shape[1:], np.nan)
+    # a contiguous last axis is many times faster
+    columns = np.ascontiguousarray(np.moveaxis(distances, 0, -1))
+    columns.partition(sorted({first, last - 1}), axis=-1)
+    return columns[..., first:last].mean(-1, dtype=np.float64)
+
+
+def mutual_scores(
+    tokens: Sequence[Float[np.ndarray, "h w c"]] | Float[np.ndarray, "n h w c"],
+    r_list: tuple[int, ...],
+    interval: tuple[float, float],
+    mesh: Mesh,
+    precision: Precision = "highest",
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> Float[np.ndarray, "r n p"]:
+    """Scores of all patches of all images from one layer, for each r (section 3.2); higher is more anomalous.
+
+    Args:
+      tokens: as in `nearest_distances`.
+      interval: as in `interval_bounds`.
+      progress: called with the number of image pairs just done.
+    """
+    scores = np.empty((len(r_list), len(tokens), tokens[0].shape[0] * tokens[0].shape[1]))
+    for i, distances in enumerate(nearest_distances(tokens, r_list, mesh, precision)):
+        scores[:, i] = interval_mean(distances, interval)
+        progress(len(tokens) - 1 - i)
+    return scores
+
+
+def rescore(
+    scores: Float[np.ndarray, " n"], class_features: Float[np.ndarray, "n d"], k_list: Sequence[int]
+) -> Float[np.ndarray, " n"]:
+    """RsCIN (section 3.3): scores scaled to [0, 1], each a weighted mean over the k most similar images, averaged over
+    k.
+
+    Args:
+      class_features: of any length.
+      k_list: window sizes, the image itself counted: 1 gives the scaled score itself. With 0 among them the scores come
+        back as they are.
+    """
+    if 0 in k_list:
+        return scores
+    unit = class_features / np.linalg.norm(class_features, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    spread = np.ptp(scores)
+    scaled = (scores - scores.min()) / (spread if spread > 0 else 1.0)
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    windows = []
+    for k in k_list:
+        nearest = order[:, :k]
+        weights = np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
+        windows.append((weights * scaled[nearest]).sum(1) / weights.sum(1))
+    return np.mean(windows, axis=0)
+
+
+def deal(types: Int[np.ndarray, " n"], count: int, seed: int) -> list[Int[np.ndarray, " m"]]:
+    """Images cut into `count` subsets with about the same share of every type; each lists places in `types`.
+
+    A type's images are shuffled and dealt out in turn. As in the official code, Python's own generator begins anew with
+    every subset.
+    """
+    if count == 1:
+        return [np.arange(len(types))]
+    members = [np.flatnonzero(types == kind).tolist() for kind in np.unique(types)]
+    found = []
+    for part in range(count):
+        draw, chosen = random.Random(seed), []
+        for images in members:
+            shuffled = list(images)
+            draw.shuffle(shuffled)
+            chosen += shuffled[part::count]
+        found.append(np.array(chosen, int))
+    return found
