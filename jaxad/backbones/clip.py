@@ -137,9 +137,8 @@ class Attention(nn.Module):
         v = self.v_proj(x)
         return self._attend(v, v, v, None)
 
-    def _attend(self, *qkv_and_mask) -> Float[Array, "b n width"]:
-        *qkv, mask = qkv_and_mask
-        q, k, v = (x.reshape(*x.shape[:-1], self.config.heads, -1) for x in qkv)
+    def _attend(self, q: Array, k: Array, v: Array, mask: Array | None) -> Float[Array, "b n width"]:
+        q, k, v = (x.reshape(*x.shape[:-1], self.config.heads, -1) for x in (q, k, v))
         mixed = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[None, None])
         return self.out_proj(mixed.reshape(*mixed.shape[:2], -1))
 
@@ -198,7 +197,7 @@ class Encoder(nn.Module):
         """The stream after the last block, and after the blocks `taps` (the first is 0).
 
         With `values_from` a second stream leaves the first before that block; each block from there on adds to it the
-        v-v attention on the first stream (AnomalyCLIP, section 3.3), and the taps are those of the second.
+        v-v attention on the first stream (AnomalyCLIP's DPAM), and the taps are those of the second.
 
         Raises:
           UserError: no such block.
