@@ -109,13 +109,15 @@ def convert(
     tree = _read(path)
     towers = [tower for tower in TOWERS if f"{tower}_model" in tree]
     clip = _clip(tree, config, towers, str(source))
+    said = config or _transformers_config(clip)
+    del clip  # its stacked blocks are a copy of the tree
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
             (new / FLAX).write_bytes(msgpack_serialize(tree))
-            (new / CONFIG).write_text(json.dumps(config or _transformers_config(clip), indent=2) + "\n", "utf-8")
+            (new / CONFIG).write_text(json.dumps(said, indent=2) + "\n", "utf-8")
             _write_tokenizer(str(source), new, offline, cache_dir)
             new.rename(folder)
     except OSError as error:

@@ -258,6 +258,13 @@ def test_the_conversion_overwrites_nothing(folder, tmp_path, capsys):
     assert "exists already; give a new folder" in capsys.readouterr().err
 
 
+def test_a_source_that_is_not_whole_is_not_converted(folder, tmp_path):
+    respelt(folder, lambda tree: tree["vision_model"]["pre_layrnorm"].pop("bias"))
+    with pytest.raises(UserError, match="no array vision_model/pre_layrnorm/bias"):
+        convert(folder, tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
+
+
 def test_a_folder_without_flax_weights_names_the_conversion(folder, tree):
     (folder / "flax_model.msgpack").unlink()
     torch_file(folder / "pytorch_model.bin", torch_names(tree))
