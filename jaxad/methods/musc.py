@@ -171,9 +171,10 @@ class MuSc(Method):
         found = [members[places] for places in deal(types, self.divide_num, self.seed)]
         smallest, least = min(map(len, found)), least_images(self.interval)
         if smallest < least:
+            parts = f" in each of config.model.divide_num = {self.divide_num} subsets" * (self.divide_num > 1)
             raise UserError(
-                f"MuSc scores images against each other: {smallest} found, expected at least {least} of each category "
-                f"in each of config.model.divide_num = {self.divide_num} subsets: give more images"
+                f"MuSc scores images against each other: {smallest} found, expected at least {least}{parts}: give more "
+                "images of this kind, in one run"
             )
         return found
 

@@ -1,18 +1,26 @@
 """MuSc against the official code, and its run over whole sets of images."""
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxad
+from configs import musc as config_musc
 from jaxad import sharding
 from jaxad.backbones.clip import VisionConfig, VisionTower
 from jaxad.data.geometry import Geometry
+from jaxad.errors import UserError
+from jaxad.methods import musc
 from jaxad.methods.musc import MuSc
 from jaxad.nn.mutual_scoring import aggregate, deal, image_layer_norm, mutual_scores, nearest_distances, rescore
+from tests import runs
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, nhwc
 
@@ -186,3 +194,224 @@ def test_images_to_scores_equal_the_reference(path):
         "msm": np.stack(by_layer, 1),
     }
     check_all(case, got | {f"tokens/block{i}": found["tokens"][i] for i in layers})
+
+
+def made(count=10, side=4, width=24, seed=0, odd=()):
+    """Tokens of images that are alike, with one strange patch in those of `odd`."""
+    draw = np.random.default_rng(seed)
+    tokens = draw.normal(size=(1, side, side, width)) + 0.3 * draw.normal(size=(count, side, side, width))
+    tokens[list(odd), 1, 2] = 2 * draw.normal(size=(len(odd), width))
+    return tokens.astype(np.float32)
+
+
+def small(**changes) -> FedMuSc:
+    tower = replace(TOWER, patch_size=8, width=24)
+    return FedMuSc(tower, "random", **{"feature_layers": (0,), "r_list": (1, 3), **changes})
+
+
+def batches_of(tokens, size=4, **more):
+    count = len(tokens)
+    columns = {
+        "image": np.zeros((count, 8 * tokens.shape[1], 8 * tokens.shape[2], 3), np.float32),
+        "tokens": [tokens.reshape(count, -1, tokens.shape[-1])],
+        "class_feature": np.random.default_rng(1).uniform(0.5, 1, (count, 6)).astype(np.float32),
+    }
+    return in_batches(columns | more, size)
+
+
+def direct_scores(tokens, r, interval=(0, 0.3)):
+    """The definition, in float64: pooled patch by pooled patch, distance by distance."""
+    n, h, w, c = tokens.shape
+    x = tokens.astype(np.float64)
+    padded = np.pad(x, ((0, 0), (r // 2,) * 2, (r // 2,) * 2, (0, 0)))
+    pooled = sum(padded[:, i : i + h, j : j + w] for i in range(r) for j in range(r)).reshape(n, h * w, c)
+    pooled /= np.linalg.norm(pooled, axis=-1, keepdims=True)
+    scores = np.empty((n, h * w))
+    for i in range(n):
+        others = [np.linalg.norm(pooled[i][:, None] - pooled[j], axis=-1).min(1) for j in range(n) if j != i]
+        scores[i] = np.sort(others, axis=0)[int((n - 1) * interval[0]) : int((n - 1) * interval[1])].mean(0)
+    return scores
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 7)])
+def test_one_product_for_all_neighbourhoods_equals_the_definition(shape):
+    tokens = np.random.default_rng(3).normal(size=(8, *shape, 16)).astype(np.float32)
+    got = mutual_scores(tokens, (1, 3, 5), (0.1, 0.6), one_device())
+    for r, scores in zip((1, 3, 5), got, strict=True):
+        np.testing.assert_allclose(scores, direct_scores(tokens, r, (0.1, 0.6)), rtol=2e-6)
+
+
+def test_fast_products_stay_near_the_exact_ones():
+    tokens = made(9, width=512)
+    exact, fast = (mutual_scores(tokens, (1, 3), (0, 0.3), one_device(), p) for p in ("highest", "fast"))
+    assert 1e-6 < np.abs(fast / exact - 1).max() < 0.01
+
+
+def test_strange_patches_score_highest_in_map_and_image():
+    maps, scores = set_of(small(rscin_k=(0,)), batches_of(made(odd=(2, 7))))
+    assert set(np.argsort(scores)[-2:]) == {2, 7}
+    row, column = np.unravel_index(maps[2].argmax(), maps[2].shape)
+    assert abs(row / 31 * 3 - 1) < 0.6
+    assert abs(column / 31 * 3 - 2) < 0.6
+
+
+def test_filling_and_unreadable_images_take_no_part():
+    tokens = made(9, odd=(4,))
+    alone = set_of(small(), batches_of(tokens))
+    keep = np.array([0, 1, 2, 4, 5, 6, 7, 8, 9])
+    more = np.full((12, *tokens.shape[1:]), np.nan, np.float32)
+    more[keep] = tokens
+    weight = np.isin(np.arange(12), keep).astype(np.float32)
+    filled = batches_of(more, weight=weight)
+    features = np.full((12, 6), np.nan, np.float32)
+    features[keep] = np.concatenate([batch["class_feature"] for batch in batches_of(tokens)])
+    for batch, part in zip(filled, np.split(features, 3), strict=True):
+        batch["class_feature"] = jnp.asarray(part)
+    maps, scores = set_of(small(), filled)
+    np.testing.assert_allclose(maps[keep], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(scores[keep], alone[1], rtol=1e-5, atol=1e-6)
+    assert not maps[[3, 10, 11]].any()
+
+
+def test_categories_do_not_see_each_other():
+    both = np.concatenate([made(7, seed=1), made(8, seed=2)])[np.random.default_rng(0).permutation(15)]
+    category = np.arange(15) % 2
+    maps, scores = set_of(small(), batches_of(both, category=category))
+    features = np.concatenate([b["class_feature"] for b in batches_of(both)])
+    for name in (0, 1):
+        mine = batches_of(both[category == name], size=8)
+        mine[0]["class_feature"] = jnp.asarray(features[category == name])
+        alone = set_of(small(), mine)
+        np.testing.assert_allclose(maps[category == name], alone[0], rtol=1e-5)
+        np.testing.assert_allclose(scores[category == name], alone[1], rtol=1e-5, atol=1e-6)
+
+
+def test_subsets_without_labels_are_those_of_one_type():
+    types = np.repeat([0, 1, 2], [9, 6, 5])
+    tokens = made(20)
+    blind = set_of(small(divide_num=2, stratify=False), batches_of(tokens, defect=types))
+    one_type = set_of(small(divide_num=2), batches_of(tokens))
+    np.testing.assert_array_equal(blind[1], one_type[1])
+    assert np.any(blind[0] != set_of(small(divide_num=2), batches_of(tokens, defect=types))[0])
+
+
+def test_equal_scores_stay_equal_numbers():
+    features = np.random.default_rng(0).uniform(size=(6, 4))
+    np.testing.assert_array_equal(rescore(np.full(6, 0.4), features, (1, 2, 3)), np.zeros(6))
+    assert np.isfinite(rescore(np.arange(6.0), features, (1, 8, 9))).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "message"),
+    [
+        (4, {}, "4 found, expected at least 5: give more"),
+        (12, {"divide_num": 3}, "4 found, expected at least 5 in each of config.model.divide_num = 3 subsets"),
+        (3, {"interval": (2, 5)}, "3 found, expected at least 4"),
+    ],
+)
+def test_too_few_images_are_told(count, changes, message):
+    with pytest.raises(UserError, match=message):
+        set_of(small(**changes), batches_of(made(count)))
+
+
+def test_features_that_are_no_numbers_name_the_image():
+    batches = batches_of(made(8))
+    batches[1]["class_feature"] = batches[1]["class_feature"].at[2].set(jnp.nan)
+    with pytest.raises(UserError, match="image number 6 are not finite"):
+        set_of(small(), batches)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.r_list", (1, 2), r"config.model.r_list is \(1, 2\); expected a tuple of odd numbers"),
+        ("model.feature_layers", (5, 24), "config.model.feature_layers .* expected a tuple of blocks"),
+        ("model.rscin_k", (), "config.model.rscin_k is .* not empty"),
+        ("model.interval", (0.3, 0.3), "config.model.interval is"),
+        ("model.precision", "fastest", "expected one of highest, fast. Did you mean 'fast'"),
+        ("backbone.activation", "relu", "expected one of auto, gelu, quick_gelu"),
+        ("input.size", (518, 500), "expected multiples of the patch size, 14"),
+        ("model.divide_num", 0, "config.model.divide_num is 0"),
+    ],
+)
+def test_wrong_config_values_name_the_field(field, value, message):
+    config = config_musc.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        musc.create(config)
+
+
+def test_activation_is_that_of_the_official_loader():
+    config = config_musc.get_config()
+    assert musc.create(config).tower.activation == "gelu"
+    config.input.size = (336, 336)
+    assert musc.create(config).tower.activation == "quick_gelu"
+    config.backbone.activation = "gelu"
+    assert musc.create(config).tower.activation == "gelu"
+
+
+def test_visa_smooths_over_more_images():
+    assert musc.create(config_musc.get_config("visa/candle")).rscin_k == (1, 8, 9)
+    assert musc.create(config_musc.get_config("mirad/rabbit_pendant")).rscin_k == (1, 2, 3)
+
+
+EIGHT_DEVICES = """
+import sys
+import jax, numpy as np
+from jaxad import sharding
+from jaxad.nn.mutual_scoring import mutual_scores
+tokens = np.load(sys.argv[1])
+assert len(jax.devices()) == 8
+for model in (1, 2):
+    np.save(f"{sys.argv[2]}{model}.npy", mutual_scores(tokens, (1, 3), (0, 0.3), sharding.make_mesh(model)))
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_scores_of_one(tmp_path):
+    tokens = made(21, side=5)
+    np.save(tmp_path / "tokens.npy", tokens)
+    command = [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "tokens.npy"), str(tmp_path / "scores")]
+    subprocess.run(command, env=runs.environment(8), check=True, timeout=300)
+    alone = mutual_scores(tokens, (1, 3), (0, 0.3), one_device())
+    for model in (1, 2):
+        np.testing.assert_allclose(np.load(tmp_path / f"scores{model}.npy"), alone, rtol=1e-6)
+
+
+SMALL = {
+    "backbone.weights": "random",
+    "backbone.width": 16,
+    "backbone.layers": 2,
+    "backbone.heads": 2,
+    "backbone.mlp_width": 32,
+    "backbone.embed_dim": 8,
+    "backbone.patch_size": 8,
+    "backbone.image_size": 32,
+    "input.size": (48, 48),
+    "model.feature_layers": (0, 1),
+    "evaluation.batch_size": 3,
+}
+
+
+@pytest.mark.slow
+def test_a_zero_shot_run_evaluates_reports_and_predicts(tmp_path):
+    photographs = runs.write_photographs(tmp_path / "parts", train=1, good=4, bad=5)
+    places = {"dataset.path": str(photographs), "dataset.data_dir": str(tmp_path / "data")}
+    config = jaxad.load_config(f"{runs.ROOT}/configs/musc.py:folder", {**SMALL, **places})
+    workdir = tmp_path / "run"
+    first = jaxad.run(config, workdir)
+    assert set(first[0].metrics) >= {"I-AUROC", "AUPRO"}
+    assert first[0].threshold is None
+    assert (workdir / "report.html").is_file()
+    again = jaxad.run(config, workdir, "evaluate")
+    np.testing.assert_array_equal(again[0].scores, first[0].scores)
+    found = {
+        Path(p.path).parent.name + Path(p.path).stem: p for p in jaxad.predict(config, workdir, photographs / "test")
+    }
+    assert len(found) == 9
+    by_id = {Path(i).parent.name + Path(i).stem: s for i, s in zip(first[0].ids, first[0].scores, strict=True)}
+    for name, prediction in found.items():
+        assert prediction.decision is None
+        assert prediction.score == pytest.approx(by_id[name], rel=1e-4, abs=1e-5)
+    with pytest.raises(UserError, match="4 found, expected at least 5"):
+        list(jaxad.predict(config, workdir, photographs / "test" / "good"))
