@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 
 def base(dataset: str) -> ConfigDict:
-    """The settings around a method; `dataset` is "name" or "name/category" ("magnetic_tile", "elpv/mono", "folder")."""
+    """The settings around a method; `dataset` is "name" or "name/category" ("elpv/mono", "elpv+magnetic_tile")."""
     name, _, category = dataset.partition("/")
     config = ConfigDict()
     config.seed = 42
@@ -12,10 +12,10 @@ def base(dataset: str) -> ConfigDict:
     config.protocol = "one_class"  # a model a category; multi_class: one for all; zero_shot: no training image
 
     config.dataset = ConfigDict()
-    config.dataset.name = name
+    config.dataset.name = name  # or several joined by "+"
     config.dataset.category = category or "all"  # one, several separated by commas, or all
     config.dataset.path = ""  # folder: where the photographs are
-    config.dataset.manual_dir = ""  # other data sets: where the raw files are
+    config.dataset.manual_dir = ""  # other data sets: where the raw files are, of several each in a folder of it
     config.dataset.data_dir = ""  # where prepared data goes; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
 
     config.input = ConfigDict()

@@ -8,9 +8,9 @@ import importlib
 import os
 import pkgutil
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxad.errors import UserError, did_you_mean
 
@@ -33,17 +33,19 @@ def prepare(
     Processes that ask for the same category at the same time wait for the one that began, and reuse its work.
 
     Args:
-      name: of the data set, one of `dataset_names()`.
+      name: of the data set, one of `dataset_names()`, or several joined by "+".
       category: "all", one name, several separated by commas, or a sequence of names.
       data_dir: where prepared data is kept; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      manual_dir: where the raw data is, for data sets that are not made from `path`; "" is DATA_DIR/downloads/manual.
+      manual_dir: where the raw data is, for data sets that are not made from `path`: the raw data itself, or a folder
+        with one for each data set; "" is DATA_DIR/downloads/manual.
       path: of the photographs, for the data set "folder".
 
     Returns:
       Builders by category, in the order asked for.
 
     Raises:
-      UserError: unknown data set or category, raw data missing or broken, data_dir not writable or full.
+      UserError: unknown data set or category, a category that two data sets have, raw data missing or broken, data_dir
+        not writable or full.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
     builders = _builders(name, category, root, path)
@@ -59,30 +61,44 @@ def prepare(
 
 def _builders(name: str, category: str | Sequence[str], root: Path, path: str) -> dict[str, "PhotographBuilder"]:
     known = dataset_names()
-    if name not in known:
-        raise UserError(
-            f"config.dataset.name is {name!r}; expected one of {', '.join(known)}.{did_you_mean(name, known)}"
-        )
-    module = importlib.import_module(f"datasets_tfds.{name}.{name}_dataset_builder")
-    if name == "folder":
-        if not path:
+    makers: dict[str, tuple[str, Callable[[], PhotographBuilder]]] = {}
+    for one in name.split("+"):
+        if one not in known:
             raise UserError(
-                "config.dataset.path is empty: the data set 'folder' needs the path of your photographs, "
-                "--config.dataset.path=PATH with PATH/train/good and PATH/test/DEFECT"
+                f"config.dataset.name is {name!r}: there is no data set {one!r}; "
+                f"expected one of {', '.join(known)}, or several joined by +.{did_you_mean(one, known)}"
             )
-        configs = module.folder_configs(path)
-    else:
-        configs = module.Builder.builder_configs
+        module, configs = _module_and_configs(one, path)
+        for each, config in configs.items():
+            if each in makers:
+                raise UserError(
+                    f"config.dataset.name is {name!r}: {makers[each][0]} and {one} both have a category {each!r}; "
+                    "expected data sets whose categories have different names"
+                )
+            makers[each] = one, functools.partial(module.Builder, data_dir=str(root), config=config)
     wanted = [c.strip() for c in category.split(",")] if isinstance(category, str) else list(category)
     if wanted == ["all"]:
-        wanted = list(configs)
+        wanted = list(makers)
     for one in wanted:
-        if one not in configs:
+        if one not in makers:
             raise UserError(
                 f"config.dataset.category: the data set {name!r} has no category {one!r}; "
-                f"expected all, or some of {', '.join(configs)}.{did_you_mean(one, configs)}"
+                f"expected all, or some of {', '.join(makers)}.{did_you_mean(one, makers)}"
             )
-    return {one: module.Builder(data_dir=str(root), config=configs[one]) for one in wanted}
+    return {one: makers[one][1]() for one in wanted}
+
+
+def _module_and_configs(name: str, path: str) -> tuple[Any, Mapping[str, Any]]:
+    """The builder's module of one data set, and its configs by category."""
+    module = importlib.import_module(f"datasets_tfds.{name}.{name}_dataset_builder")
+    if name != "folder":
+        return module, module.Builder.builder_configs
+    if not path:
+        raise UserError(
+            "config.dataset.path is empty: the data set 'folder' needs the path of your photographs, "
+            "--config.dataset.path=PATH with PATH/train/good and PATH/test/DEFECT"
+        )
+    return module, module.folder_configs(path)
 
 
 def _prepare(builder: "PhotographBuilder", manual_dir: str) -> None:

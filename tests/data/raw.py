@@ -63,6 +63,18 @@ def magnetic_tile(root: Path, free: int = 6) -> Path:
     return root
 
 
+def elpv(root: Path, normal: int = 6) -> Path:
+    """ELPV's layout: cells of both types, the last two of each defective."""
+    lines = []
+    for kind in ("mono", "poly"):
+        for i in range(normal + 2):
+            name = f"images/cell{len(lines):04}.png"
+            photograph(root / name, len(lines))
+            lines.append(f"{name} {float(i >= normal)} {kind}")
+    (root / "labels.csv").write_text("\n".join(lines))
+    return root
+
+
 def dataset_config(name: str, data_dir: Path, **fields) -> ConfigDict:
     """`config.dataset`."""
     config = ConfigDict({"name": name, "category": "all", "path": "", "manual_dir": "", "data_dir": str(data_dir)})

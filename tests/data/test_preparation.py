@@ -14,7 +14,7 @@ from tensorflow_datasets.core import dataset_metadata
 from jaxad.data import preparation
 from jaxad.data.preparation import dataset_names, prepare
 from jaxad.errors import UserError
-from tests.data.raw import mvtec_folder
+from tests.data.raw import elpv, magnetic_tile, mvtec_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +134,37 @@ def test_misspelt_data_set_gets_the_near_match(tmp_path):
 def test_misspelt_category_gets_the_near_match(tmp_path):
     with pytest.raises(UserError, match=r"'elpv' has no category 'momo'; expected all, or some of mono, poly"):
         prepare("elpv", "momo", data_dir=str(tmp_path))
+
+
+def test_several_data_sets_are_one_with_the_categories_of_all(tmp_path):
+    elpv(tmp_path / "raw" / "elpv")
+    magnetic_tile(tmp_path / "raw" / "tiles")
+    places = {"data_dir": str(tmp_path / "tfds"), "manual_dir": str(tmp_path / "raw")}
+    builders = prepare("elpv+magnetic_tile", **places)
+    assert [(b.name, category) for category, b in builders.items()] == [
+        ("elpv", "mono"),
+        ("elpv", "poly"),
+        ("magnetic_tile", "magnetic_tile"),
+    ]
+    assert list(prepare("elpv+magnetic_tile", "magnetic_tile,mono", **places)) == ["magnetic_tile", "mono"]
+
+
+def test_one_manual_dir_leaves_the_other_data_set_to_its_wheel(tmp_path):
+    pytest.importorskip("elpv_dataset")
+    raw, data_dir = magnetic_tile(tmp_path / "raw"), str(tmp_path / "tfds")
+    mono, tiles = prepare("elpv+magnetic_tile", "mono,magnetic_tile", data_dir=data_dir, manual_dir=str(raw)).values()
+    assert [len(builder.as_data_source("train")) for builder in (mono, tiles)] == [470, 4]
+
+
+def test_a_category_of_two_data_sets_is_refused(tmp_path):
+    raw = mvtec_folder(tmp_path / "mono")
+    with pytest.raises(UserError, match=r"'elpv\+folder': elpv and folder both have a category 'mono'"):
+        prepare("elpv+folder", data_dir=str(tmp_path), path=str(raw))
+
+
+def test_misspelt_data_set_among_several_is_the_one_that_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no data set 'elvp'.*joined by \+\. Did you mean 'elpv'"):
+        prepare("magnetic_tile+elvp", data_dir=str(tmp_path))
 
 
 def test_data_dir_that_cannot_be_written_is_named(tmp_path):

