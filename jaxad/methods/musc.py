@@ -12,11 +12,12 @@ predicted together, each category by itself, so there is only `predict_all`.
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
@@ -27,8 +28,7 @@ from jaxad.backbones.clip import NORMALIZATION, VisionConfig, VisionTower
 from jaxad.backbones.clip_names import from_openai
 from jaxad.errors import UserError
 from jaxad.method import Batch, Method, Normalization, Prediction, Stage, Variables
-from jaxad.nn.mutual_scoring import Precision, deal, image_layer_norm, least_images, mutual_scores, rescore
-from jaxad.nn.resize import resize
+from jaxad.nn.mutual_scoring import Precision, deal, image_layer_norm, least_images, mutual_scores, rescore, upsampled
 from jaxad.nn.scoring import largest
 from jaxad.settings import choice, number, setting
 
@@ -42,7 +42,6 @@ class ImageSet(NamedTuple):
     Attributes:
       tokens: of every tapped layer, image by image, after the norm over the image.
       real: False for images that only fill a batch or could not be read.
-      mesh: the devices that the images came from.
     """
 
     tokens: list[list[Float[np.ndarray, "gh gw c"]]]
@@ -58,12 +57,6 @@ class ImageSet(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def _jitted_encode(method: "MuSc") -> Callable[[Variables, Batch], tuple[list[Array], Array]]:
     return jax.jit(method.encode)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def upsampled(patch_scores: Float[Array, "b gh gw"], size: tuple[int, int]) -> Float[Array, "b h w"]:
-    """The anomaly maps: bilinear, the corners of grid and image aligned, not smoothed."""
-    return resize(patch_scores[..., None], size, align_corners=True)[..., 0]
 
 
 @dataclass(frozen=True)
@@ -104,26 +97,26 @@ class MuSc(Method):
 
     def init(self, key: Array) -> Variables:
         if self.weights == "random":
-            image = jnp.zeros((1, self.tower.patch_size, self.tower.patch_size, 3))
-            return {"params": {"backbone": jax.jit(VisionTower(self.tower).init)(key, image)["params"]}}
+            return {"params": {"backbone": jax.jit(self.random)(key)}}
         from jaxad.weights.clip import load_clip
 
         clip = load_clip(self.weights, towers=("vision",))
         for name in TOWER_SIZES:
             own, found = getattr(self.tower, name), getattr(clip.vision, name)
             if own != found:
-                raise UserError(
-                    f"config.backbone.{name} is {own}, but the weights {self.weights} have {found}: set that"
-                )
+                raise UserError(f"config.backbone.{name} is {own}; {self.weights} has {found}: set that")
         return {"params": {"backbone": clip.variables["params"]}}
+
+    def random(self, key: Array) -> dict[str, Any]:
+        """The tower's parameters before any training."""
+        image = jnp.zeros((1, self.tower.patch_size, self.tower.patch_size, 3))
+        return dict(VisionTower(self.tower).init(key, image)["params"])
 
     def stages(self, examples: int) -> Sequence[Stage]:
         """None: nothing is trained."""
         return []
 
-    def features(
-        self, variables: Variables, batch: Batch
-    ) -> tuple[list[Float[Array, "b patches c"]], Float[Array, "b d"]]:
+    def features(self, variables: Variables, batch: Batch) -> tuple[list[Float[Array, "b p c"]], Float[Array, "b d"]]:
         """Patch tokens after each block of `feature_layers`, and the class features."""
         weights = {"params": variables["params"]["backbone"]}
         found: dict = VisionTower(self.tower, self.dtype).apply(weights, batch["image"], self.feature_layers)  # type: ignore
@@ -154,10 +147,8 @@ class MuSc(Method):
         class_features, category, defect, weight = (np.concatenate(column) for column in zip(*rows, strict=True))
         bad = np.flatnonzero((weight > 0) & ~np.isfinite(class_features).all(1))
         if len(bad):
-            raise UserError(
-                f"MuSc: the features of image number {bad[0]} are not finite; expected numbers: look at this image and "
-                "at the weights of config.backbone"
-            )
+            where = "look at this image and at config.backbone.weights"
+            raise UserError(f"MuSc: the features of image number {bad[0]} are not finite; expected numbers: {where}")
         mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
         return ImageSet(tokens, class_features, category, defect, weight > 0, [len(row[0]) for row in rows], size, mesh)
 
@@ -168,15 +159,13 @@ class MuSc(Method):
           UserError: too few images.
         """
         types = images.defect[members] if self.stratify else np.zeros_like(members)
-        found = [members[places] for places in deal(types, self.divide_num, self.seed)]
-        smallest, least = min(map(len, found)), least_images(self.interval)
+        groups = [members[places] for places in deal(types, self.divide_num, self.seed)]
+        smallest, least = min(map(len, groups)), least_images(self.interval)
         if smallest < least:
             parts = f" in each of config.model.divide_num = {self.divide_num} subsets" * (self.divide_num > 1)
-            raise UserError(
-                f"MuSc scores images against each other: {smallest} found, expected at least {least}{parts}: give more "
-                "images of this kind, in one run"
-            )
-        return found
+            found = f"{smallest} found, expected at least {least}{parts}"
+            raise UserError(f"MuSc scores images against each other: {found}: give more images in one run")
+        return groups
 
     def patch_scores(self, images: ImageSet, groups: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "n gh gw"]:
         """Mutual scores inside each group, averaged over layers and r; 0 for images of no group."""
@@ -202,6 +191,7 @@ class MuSc(Method):
         names = np.unique(images.category[images.real])
         categories = [np.flatnonzero(images.real & (images.category == name)) for name in names]
         patches = self.patch_scores(images, [group for each in categories for group in self.groups(images, each)])
+        images = images._replace(tokens=[])  # the maps need room
         ends = np.cumsum(images.batch_sizes)
         cut = [slice(end - count, end) for end, count in zip(ends, images.batch_sizes, strict=True)]
         maps = lambda rows: upsampled(jnp.asarray(patches[rows], jnp.float32), images.size)  # noqa: E731
@@ -213,9 +203,13 @@ class MuSc(Method):
             yield Prediction(maps(rows), jnp.asarray(scores[rows], jnp.float32))
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray]) -> Variables:
-        """From CLIP by OpenAI's names."""
-        params = from_openai(state_dict)["params"]
-        return {"params": {"backbone": {name: params[name] for name in ("vision_model", "visual_projection")}}}
+        """From CLIP by OpenAI's names; the text tower is left out."""
+        found: dict[str, Any] = traverse_util.flatten_dict(from_openai(state_dict)["params"], sep="/")
+        expected: dict[str, Any] = traverse_util.flatten_dict(jax.eval_shape(self.random, jax.random.key(0)), sep="/")
+        for path, leaf in expected.items():
+            if (shape := np.shape(found.get(path, ()))) != leaf.shape:
+                raise UserError(f"CLIP's weights: {path} has shape {shape}, expected {leaf.shape} (config.backbone)")
+        return {"params": {"backbone": traverse_util.unflatten_dict({path: found[path] for path in expected}, sep="/")}}
 
 
 def create(config: ConfigDict) -> MuSc:

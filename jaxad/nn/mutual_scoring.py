@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxad import sharding
+from jaxad.nn.resize import resize
 
 Precision = Literal["highest", "fast"]
 
@@ -225,6 +226,12 @@ def mutual_scores(
         scores[:, i] = interval_mean(distances, interval)
         progress(len(tokens) - 1 - i)
     return scores
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def upsampled(patch_scores: Float[Array, "b gh gw"], size: tuple[int, int]) -> Float[Array, "b h w"]:
+    """The anomaly maps: bilinear, the corners of grid and image aligned, not smoothed."""
+    return resize(patch_scores[..., None], size, align_corners=True)[..., 0]
 
 
 def rescore(

@@ -16,7 +16,7 @@ FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("__init
 def test_config_makes_its_method_and_is_one_screen_with_a_command(path):
     config = load_config(str(path))
     method = importlib.import_module(f"jaxad.methods.{config.method}").create(config)
-    assert method.stages(100)
+    assert method.stages(100) or config.protocol == "zero_shot"  # some need no training at all
     text = path.read_text()
     assert re.search(rf"python -m jaxad\.main --config=configs/{path.name}\b", text)
     assert len(text.splitlines()) < 60

@@ -20,6 +20,7 @@ from jaxad.errors import UserError
 from jaxad.methods import musc
 from jaxad.methods.musc import MuSc
 from jaxad.nn.mutual_scoring import aggregate, deal, image_layer_norm, mutual_scores, nearest_distances, rescore
+from jaxad.weights.clip import Clip
 from tests import runs
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, nhwc
@@ -339,6 +340,24 @@ def test_wrong_config_values_name_the_field(field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
         musc.create(config)
+
+
+def test_weights_that_do_not_fit_the_tower_are_told():
+    method = MuSc(replace(TOWER, layers=1), "random", feature_layers=(0,))
+    openai = {"conv1.weight": np.zeros((48, 3, 14, 14), np.float32)}
+    openai["transformer.resblocks.0.ln_1.weight"] = np.zeros(48, np.float32)
+    with pytest.raises(UserError, match=r"has shape .*, expected .*\(config.backbone\)"):
+        method.from_torch(openai)
+
+
+def test_loaded_weights_must_have_the_sizes_of_the_config(monkeypatch):
+    method = MuSc(replace(TOWER, layers=1), "folder", feature_layers=(0,))
+    params = method.random(jax.random.key(0))
+    loaded = Clip({"params": params}, replace(TOWER, layers=1, activation="quick_gelu"), None)
+    monkeypatch.setattr("jaxad.weights.clip.load_clip", lambda source, towers: loaded)
+    assert method.init(jax.random.key(1))["params"]["backbone"] is params
+    with pytest.raises(UserError, match=r"config.backbone.heads is 4; folder has 2: set that"):
+        replace(method, tower=replace(method.tower, heads=4)).init(jax.random.key(1))
 
 
 def test_activation_is_that_of_the_official_loader():
