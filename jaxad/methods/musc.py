@@ -113,8 +113,7 @@ class MuSc(Method):
         return dict(VisionTower(self.tower).init(key, image)["params"])
 
     def stages(self, examples: int) -> Sequence[Stage]:
-        """None: nothing is trained."""
-        return []
+        return []  # nothing is trained
 
     def features(self, variables: Variables, batch: Batch) -> tuple[list[Float[Array, "b p c"]], Float[Array, "b d"]]:
         """Patch tokens after each block of `feature_layers`, and the class features."""
@@ -223,7 +222,8 @@ def create(config: ConfigDict) -> MuSc:
     if any(side % sizes["patch_size"] for side in size):
         raise UserError(f"config.input.size is {size}; expected multiples of the patch size, {sizes['patch_size']}")
     interval = setting(config, "model.interval")
-    if len(interval) != 2 or min(interval) < 0 or not least_images(interval):
+    numbers = len(interval) == 2 and all(type(bound) in (int, float) and bound >= 0 for bound in interval)
+    if not numbers or not least_images(interval):
         raise UserError(f"config.model.interval is {interval!r}; expected two numbers from 0 on, with a range between")
     if kind == "auto":
         kind = "quick_gelu" if tuple(size) == (sizes["image_size"],) * 2 else "gelu"

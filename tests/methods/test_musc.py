@@ -329,6 +329,7 @@ def test_features_that_are_no_numbers_name_the_image():
         ("model.feature_layers", (5, 24), "config.model.feature_layers .* expected a tuple of blocks"),
         ("model.rscin_k", (), "config.model.rscin_k is .* not empty"),
         ("model.interval", (0.3, 0.3), "config.model.interval is"),
+        ("model.interval", (0, "all"), "expected two numbers from 0 on"),
         ("model.precision", "fastest", "expected one of highest, fast. Did you mean 'fast'"),
         ("backbone.activation", "relu", "expected one of auto, gelu, quick_gelu"),
         ("input.size", (518, 500), "expected multiples of the patch size, 14"),
