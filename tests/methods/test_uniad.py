@@ -1,6 +1,7 @@
 """UniAD against the benchmark's and the official code, and its stage by itself."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,19 @@ import optax
 import pytest
 from flax import traverse_util
 
+import jaxad
 from configs import uniad as config_ader
 from configs import uniad_official as config_official
+from jaxad import training
+from jaxad.backbones.frozen import FrozenBackbone
+from jaxad.checkpoint import Checkpoints
+from jaxad.errors import UserError
 from jaxad.methods import uniad
 from jaxad.methods.uniad import Transformer, UniAD, torch_name
 from jaxad.nn.torch_layout import to_state_dict
 from jaxad.nn.transformer import neighbour_mask, sine_position
+from tests import runs
+from tests.data.raw import elpv, magnetic_tile
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, nhwc, run_steps
 
@@ -65,7 +73,8 @@ def forward(method: UniAD, variables, features, size) -> dict:
     @jax.jit
     def outputs(variables, features):
         tokens = features.reshape(len(features), -1, features.shape[-1])
-        rebuilt, layers = method.transformer.apply({"params": variables["params"]["transformer"]}, tokens)
+        found: Any = method.transformer.apply({"params": variables["params"]["transformer"]}, tokens)
+        rebuilt, layers = found
         maps = method.maps(variables, features, size)
         return {
             **{name: layer.swapaxes(0, 1) for name, layer in layers.items() if layer.ndim == 3},
@@ -150,3 +159,175 @@ def test_training_steps_equal_the_reference(path, config):
         "image_score_after": end["image_score"],
     }
     check_all(case, outputs)
+
+
+def small(**changes) -> UniAD:
+    """On a 4x4 grid of two taps."""
+    sizes = Transformer((4, 4), (2, 2), width=16, heads=2, encoder_layers=1, decoder_layers=1, feedforward=32)
+    backbone = FrozenBackbone("resnet18", "random", ("layer1", "layer3"))
+    return UniAD(backbone, sizes, **{"epochs": 2, "batch_size": 4, **changes})
+
+
+@pytest.fixture(scope="module")
+def started():
+    method = small()
+    variables = {**jax.jit(method.init_transformer)(jax.random.key(0)), "batch_stats": {}}
+    features = jax.random.normal(jax.random.key(1), (4, 4, sum(method.backbone.channels)))
+    return variables, jnp.stack([features] * 4)
+
+
+def test_some_steps_bring_the_reconstruction_nearer_to_the_clean_features(started):
+    variables, features = started
+    (stage,) = small(learning_rate=3e-3).stages(1000)
+    keys = list(jax.random.split(jax.random.key(2), 60))
+    after, log = run_steps(stage, variables, [{"features": features}] * 60, keys)
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
+    maps = [jax.jit(small().maps, static_argnums=2)(v, features, (64, 64)) for v in (variables, after)]
+    assert maps[0].shape == (4, 64, 64)
+    assert jnp.mean(maps[1]) < jnp.mean(maps[0])
+
+
+def test_training_draws_jitter_and_dropout_from_its_key_alone(started):
+    variables, features = started
+    losses = {}
+    for name, method in {
+        "both": small(),
+        "no jitter": small(jitter_scale=0.0),
+        "no dropout": dataclasses.replace(small(), transformer=small().transformer.clone(dropout=0.0)),
+    }.items():
+        loss = jax.jit(method.loss)
+        losses[name] = [float(loss(variables, {"features": features}, jax.random.key(i))[0]) for i in (0, 0, 1)]
+    for first, again, other in losses.values():
+        assert first == again != other
+    assert len({values[0] for values in losses.values()}) == 3
+
+
+def test_jitter_is_in_proportion_to_the_token_and_not_in_the_target(started):
+    variables, features = started
+    tokens = jnp.concatenate([jnp.ones((2, 500, 8)), 3 * jnp.ones((2, 500, 8))])
+    noise = small(jitter_scale=20.0).jitter(tokens, jax.random.key(0)) - tokens
+    np.testing.assert_allclose(jnp.std(noise, (1, 2)), 20 * 8**-0.5 * np.array([1, 1, 3, 3]), rtol=0.05)
+    silent = jax.tree.map(jnp.zeros_like, variables["params"]["transformer"])
+    zero = {**variables, "params": {**variables["params"], "transformer": silent}}
+    loss, _ = jax.jit(small().loss)(zero, {"features": features}, jax.random.key(0))
+    np.testing.assert_allclose(loss, jnp.mean(jnp.square(features)), rtol=1e-5)
+
+
+def test_no_token_sees_its_neighbourhood(started):
+    variables, features = started
+    blocked = neighbour_mask((4, 4), (2, 2))
+    assert blocked.sum() == 4 * 4 + 8 * 6 + 4 * 9
+
+    @jax.jit
+    def encoded(tokens):
+        found: Any = small().transformer.apply({"params": variables["params"]["transformer"]}, tokens)
+        return found[1]["enc0"]
+
+    tokens = features.reshape(4, 16, -1)[:1]
+    moved = encoded(tokens.at[0, 5].add(1.0)) - encoded(tokens)
+    changed = np.abs(np.asarray(moved)[0]).max(-1) > 1e-6
+    np.testing.assert_array_equal(changed, ~blocked[5] | (np.arange(16) == 5))
+
+
+def test_learning_rate_is_a_tenth_after_four_fifths_of_the_steps():
+    method = small(epochs=5, batch_size=10, weight_decay=0.0)
+    (stage,) = method.stages(20)
+    parameters = {"transformer": {"kernel": jnp.ones((2, 2))}}
+    state, sizes = stage.optimizer.init(parameters), []
+    for _ in range(stage.total_steps(20)):
+        changes, state = stage.optimizer.update(parameters, state, parameters)
+        sizes.append(-float(changes["transformer"]["kernel"][0, 0]))
+    np.testing.assert_allclose(sizes, [1e-4] * 8 + [1e-5] * 2, rtol=1e-3)
+
+
+def test_image_score_is_of_the_pooled_map_or_of_the_whole():
+    maps = jnp.zeros((1, 32, 32)).at[0, 3, 4].set(256.0)
+    scores = {name: float(small(image_score=name).score(maps)[0]) for name in ("max", "mean", "std")}
+    assert scores == pytest.approx({"max": 1.0, "mean": 0.25, "std": float(np.std(maps))})
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_one_model_for_two_data_sets_reports_each_category_and_resumes_to_the_same_bits(tmp_path, monkeypatch, capsys):
+    elpv(tmp_path / "raw" / "elpv")
+    magnetic_tile(tmp_path / "raw" / "tiles")
+    settings = {
+        "backbone.name": "resnet18",
+        "backbone.weights": "random",
+        "backbone.taps": ("layer1", "layer3"),
+        "input.size": (64, 64),
+        "model.width": 16,
+        "model.heads": 2,
+        "model.encoder_layers": 1,
+        "model.decoder_layers": 1,
+        "train.epochs": 3,
+        "train.batch_size": 4,
+        "evaluation.batch_size": 4,
+        "checkpoint.every_steps": 2,
+        "dataset.manual_dir": str(tmp_path / "raw"),
+        "dataset.data_dir": str(tmp_path / "data"),
+    }
+    config = jaxad.load_config(f"{runs.ROOT}/configs/uniad.py:elpv+magnetic_tile", settings)
+    mixed, step = [], training.LossWatch.add
+
+    def watch(self, progress, index, metrics):
+        mixed.append({self.source.split.categories[i] for i in index})
+        step(self, progress, index, metrics)
+
+    with monkeypatch.context() as patch, pytest.warns(RuntimeWarning, match="without mono, poly"):
+        patch.setattr(training.LossWatch, "add", watch)
+        whole = jaxad.run(config, tmp_path / "whole")
+    assert max(map(len, mixed)) > 1
+    assert [r.category for r in whole] == ["mono", "poly", "magnetic_tile"]
+    assert [("AUPRO" in r.metrics, "I-AUROC" in r.metrics) for r in whole] == [(False, True)] * 2 + [(True, True)]
+    mean = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean"))
+    assert mean.split("|")[-2].strip() == f"{100 * whole[2].metrics['AUPRO']:.1f}"
+    assert float(mean.split("|")[2]) == pytest.approx(100 * np.mean([r.metrics["I-AUROC"] for r in whole]), abs=0.051)
+
+    save = Checkpoints.save
+
+    def save_and_stop(self, variables, state, progress):
+        save(self, variables, state, progress)
+        if progress.step == 4:
+            raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        jaxad.run(config, tmp_path / "resumed")
+    with pytest.warns(RuntimeWarning, match="without mono, poly"):
+        resumed = jaxad.run(config, tmp_path / "resumed")
+        again = jaxad.run(config, tmp_path / "whole", mode="evaluate")
+    ends = [
+        Checkpoints(tmp_path / name / "multi_class" / "checkpoints", read_only=True).restore()[0]
+        for name in ("whole", "resumed")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    for results in (resumed, again):
+        assert [r.metrics for r in results] == [r.metrics for r in whole]
+
+
+def test_checkpoint_of_something_else_is_refused():
+    with pytest.raises(UserError, match=r"weights of UniAD: no entry 'net_ad\."):
+        small().transformer_from_torch({"net_ad.input_proj.weight": np.ones((16, 320), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.image_score", "maximum", "expected one of max, mean, std"),
+        ("model.position", "sinus", "expected one of learned, sine. Did you mean 'sine'"),
+        ("model.neighbor_size", 40, "config.model.neighbor_size is 40.*16x16 tokens nothing to look at"),
+        ("model.width", 250, "config.model.width is 250; expected a multiple of 4 and of config.model.heads, 8"),
+        ("model.dropout", 1.0, "config.model.dropout is 1.0; expected a number of at least 0 and at most 0.99"),
+        ("train.learning_rate_drop", 1.5, "config.train.learning_rate_drop is 1.5"),
+        ("train.epochs", 0, "config.train.epochs is 0; expected a whole number of at least 1"),
+    ],
+)
+def test_wrong_config_values_name_the_field(field, value, message):
+    config = config_ader.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        uniad.create(config)
