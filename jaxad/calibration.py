@@ -34,7 +34,6 @@ def calibrate(found: Predictions | None, categories: Sequence[str], rate: float)
     """
     check_rate(rate)
     if found is None:
-        logger.warning("No threshold: config.threshold.holdout keeps no image out of training")
         return {"held_out": {}, "thresholds": {}}
     names = np.asarray(categories)
     held_out = {"all": found.scores} | {name: found.scores[names == name] for name in dict.fromkeys(categories)}

@@ -150,6 +150,8 @@ class Model:
         variables, progress = training.run_stages(run, restored)
         seconds = time.perf_counter() - started
         found = self.predict(variables, held_out, "threshold") if len(held_out) else None
+        if found is None:
+            logger.info("No threshold: there is no normal image held out of training (config.threshold.holdout)")
         notes = calibrate(found, held_out.categories, settings.threshold.false_alarm_rate)
         notes |= {"training_seconds": seconds, "training_images": len(everything)}
         progress = after(progress, finished=True, threshold=notes["thresholds"].get("all"), notes=notes)
