@@ -11,10 +11,14 @@ from jaxad.nn.norm import BatchNorm
 
 
 class MirroredBlock(nn.Module):
-    """Residual block; where a ResNet's would halve the map, a 2x2 transposed convolution doubles it."""
+    """Residual block; where a ResNet's would halve the map, a 2x2 transposed convolution doubles it.
+
+    `signed` leaves out the last activation.
+    """
 
     planes: int
     double: bool
+    signed: bool
     architecture: Architecture
 
     @nn.compact
@@ -37,7 +41,7 @@ class MirroredBlock(nn.Module):
                 y = nn.relu(y)
         if self.double:
             x = BatchNorm(name="upsample_1")(doubled(features, "upsample_0")(x), train)
-        return nn.relu(x + y)
+        return x + y if self.signed else nn.relu(x + y)
 
 
 class MirroredResNet(nn.Module):
@@ -45,18 +49,21 @@ class MirroredResNet(nn.Module):
 
     Attributes:
       channels: of the three maps, finest first.
+      signed: whether the maps may be negative, as those of EfficientNets are.
     """
 
     channels: tuple[int, ...]
     architecture: Architecture
+    signed: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
         found = []
         for layer, features in enumerate(reversed(self.channels)):
-            planes = features // self.architecture.expansion
-            for block in range(self.architecture.blocks[layer]):
-                x = MirroredBlock(planes, block == 0, self.architecture, name=f"layer{layer + 1}_{block}")(x, train)
+            planes, blocks = features // self.architecture.expansion, self.architecture.blocks[layer]
+            for block in range(blocks):
+                signed, name = self.signed and block == blocks - 1, f"layer{layer + 1}_{block}"
+                x = MirroredBlock(planes, block == 0, signed, self.architecture, name=name)(x, train)
             found.append(x)
         return found[::-1]
 

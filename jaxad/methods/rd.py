@@ -7,7 +7,7 @@ point away from the teacher's.
 
 The defaults are those of ADer's benchmark (what MIRAD ran); configs/rd_official.py has the official code's. Both codes
 compare whole feature maps, flattened to one vector an image, where the paper's equation 1 compares pixel by pixel.
-Mirrors of other teachers than ResNets are ours: basic blocks with as many channels as the teacher's features have.
+Mirrors of other teachers than ResNets are ours: basic blocks of the features' channels, no last activation.
 """
 
 import math
@@ -38,11 +38,9 @@ from jaxad.nn.scoring import largest
 from jaxad.nn.torch_layout import dotted, from_state_dict
 from jaxad.settings import choice, number, setting
 
-LOSSES = ("flattened", "pixel")
-FUSIONS = ("add", "sum", "mul")
-STRIDES = (4, 8, 16)
-SIGMA = 4.0  # of the Gaussian over the map
-Pyramid = Sequence[Float[Array, "b _ _ _"]]  # features at strides 4, 8, 16
+LOSSES, FUSIONS = ("flattened", "pixel"), ("add", "sum", "mul")
+STRIDES, SIGMA = (4, 8, 16), 4.0  # of the features, of the Gaussian over the map
+Pyramid = Sequence[Float[Array, "b _ _ _"]]  # features of these strides
 
 
 class Bottleneck(nn.Module):
@@ -80,23 +78,23 @@ class Student(nn.Module):
     Attributes:
       channels: of the teacher's features.
       embedding, mirror: the ResNets whose forms bottleneck and decoder have.
+      signed: whether the teacher's features may be negative.
     """
 
     channels: tuple[int, ...]
     embedding: resnet.Architecture
     mirror: resnet.Architecture
+    signed: bool
 
     @nn.compact
     def __call__(self, teacher: Pyramid, train: bool) -> tuple[Pyramid, Float[Array, "b h w c"]]:
         embedded = Bottleneck(self.channels, self.embedding, name="bottleneck")(teacher, train)
-        return MirroredResNet(self.channels, self.mirror, name="decoder")(embedded, train), embedded
+        return MirroredResNet(self.channels, self.mirror, self.signed, name="decoder")(embedded, train), embedded
 
 
-def cosine_distance(
-    teacher: Float[Array, "*rows d"], student: Float[Array, "*rows d"], eps: float = 1e-8
-) -> Float[Array, "*rows"]:
-    """1 - cos along the last axis, in [0, 2]; norms are at least `eps`."""
-    norms = [jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), -1), eps**2)) for x in (teacher, student)]
+def cosine_distance(teacher: Float[Array, "*n d"], student: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """1 - cos along the last axis, in [0, 2]; norms are at least 1e-8, as PyTorch's."""
+    norms = [jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), -1), 1e-16)) for x in (teacher, student)]
     return 1.0 - jnp.sum(teacher * student, -1) / (norms[0] * norms[1])
 
 
@@ -156,7 +154,7 @@ class RD(Method):
     def student(self) -> Student:
         mirror = resnet.ARCHITECTURES.get(self.teacher.name, resnet.ARCHITECTURES["resnet18"])
         embedding = mirror if self.wide_embedding else replace(mirror, width=1)
-        return Student(self.teacher.channels, embedding, mirror)
+        return Student(self.teacher.channels, embedding, mirror, signed=self.teacher.name not in backbones.RESNETS)
 
     def init(self, key: Array) -> Variables:
         teacher, student = jax.random.split(key)
@@ -172,15 +170,19 @@ class RD(Method):
         """What the teacher sees, by tap; it never changes."""
         return self.teacher(variables, batch["image"])
 
+    def rebuild(self, variables: Variables, teacher: Pyramid, train: bool = False) -> Any:
+        """The student's (features, embedding); in training together with {"batch_stats": the new statistics}."""
+        weights = {name: variables[name]["student"] for name in ("params", "batch_stats")}
+        return self.student.apply(weights, teacher, train, mutable=["batch_stats"] if train else False)
+
     def loss(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
         """Sum of the three scales' losses."""
         seen = batch["features"] if self.cache_features else self.features(variables, batch)
         teacher = [seen[tap] for tap in self.teacher.taps]
-        weights = {name: variables[name]["student"] for name in ("params", "batch_stats")}
-        (student, _), updates = self.student.apply(weights, teacher, train=True, mutable=["batch_stats"])
+        (student, _), updates = self.rebuild(variables, teacher, train=True)
         losses = distillation_losses(teacher, student, self.loss_kind)
         metrics = {f"loss_stride{stride}": value for stride, value in zip(STRIDES, losses, strict=True)}
-        return sum(losses[1:], losses[0]), ({"batch_stats": {"student": updates["batch_stats"]}}, metrics)
+        return jnp.sum(jnp.stack(losses)), ({"batch_stats": {"student": updates["batch_stats"]}}, metrics)
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
         """Adam over a stage of so many steps."""
@@ -201,12 +203,6 @@ class RD(Method):
             features=self.features if self.cache_features else None,
         )
         return [replace(stage, optimizer=self.optimizer(stage.total_steps(examples)))]
-
-    def rebuild(self, variables: Variables, teacher: Pyramid) -> tuple[Pyramid, Float[Array, "b h w c"]]:
-        """The trained student's (features, embedding)."""
-        weights = {name: variables[name]["student"] for name in ("params", "batch_stats")}
-        rebuilt: Any = self.student.apply(weights, teacher, train=False)
-        return rebuilt
 
     def predict(self, variables: Variables, batch: Batch) -> Prediction:
         teacher = list(self.features(variables, batch).values())
