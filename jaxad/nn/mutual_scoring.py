@@ -24,6 +24,7 @@ from jaxad.nn.resize import resize
 Precision = Literal["highest", "fast"]
 
 _MULTIPLE = 8  # images of a device are filled up to it, so that sets of nearly equal size share one program
+_WAITING_BYTES = 2**31  # of distances that wait on the host for the other image of their pair
 
 
 def image_layer_norm(tokens: Float[Array, "n h w c"], epsilon: float = 1e-5) -> Float[Array, "n h w c"]:
@@ -93,18 +94,23 @@ def nearest_distances(
     r_list: tuple[int, ...],
     mesh: Mesh,
     precision: Precision = "highest",
+    group: int | None = None,
 ) -> Iterator[Float[np.ndarray, "others r p"]]:
     """Image by image: the distance of each of its patches to the nearest one in each other image, in order.
 
     The images are dealt out over the mesh's axis "data"; in step i every device compares image i with those of its own
-    that come later. What the later ones find in image i waits on the host until it is their turn: at most n^2 / 4
-    numbers a patch and r. Nothing else grows with n.
+    that come later. What the later ones of the same group find in image i waits on the host until it is their turn, at
+    most group^2 / 4 numbers a patch and r; pairs across two groups are compared once from each side, so that nothing
+    but the features grows with n.
 
     Args:
       tokens: of one layer after `image_layer_norm`, image by image, on the host.
       r_list: odd sizes of the neighbourhoods.
+      group: images of a group; None for as many as keep what waits within 2 GiB.
     """
     count, parts = len(tokens), mesh.shape["data"]
+    patches = tokens[0].shape[0] * tokens[0].shape[1]
+    group = group or max(1, int((_WAITING_BYTES / (patches * len(r_list))) ** 0.5))  # group^2 / 4 numbers of 4 bytes
     where = NamedSharding(mesh, PartitionSpec("data"))
     features = sharding.put(_dealt(tokens, parts), where)
     scale = _inverse_norms(features, r_list=r_list, mesh=mesh)
@@ -112,15 +118,16 @@ def nearest_distances(
     rows = features.shape[0] // parts
     place = _place(np.arange(count), parts, rows)
     waiting: list[list[np.ndarray]] = [[] for _ in range(count)]
-    running = compare(np.int32(0), np.int32(count))
+    running = compare(np.int32(0), np.int32(0), np.int32(count))
     for i in range(count):
-        found = sharding.to_host(running)[place[i + 1 :]]
-        if i + 1 < count:
-            running = compare(np.int32(i + 1), np.int32(count))  # works while the host looks at image i
-        yield np.stack([*waiting[i], *found[:, 0]])
+        before, after = i // group * group, min(i // group * group + group, count)
+        found = sharding.to_host(running)
+        if i + 1 < count:  # works while the host looks at image i
+            running = compare(np.int32((i + 1) // group * group), np.int32(i + 1), np.int32(count))
+        yield np.stack([*found[place[:before], 0], *waiting[i], *found[place[i + 1 :], 0]])
         waiting[i] = []
-        for j, distances in enumerate(found[:, 1], i + 1):
-            waiting[j].append(distances.copy())
+        for j in range(i + 1, after):
+            waiting[j].append(found[place[j], 1].copy())
 
 
 def _dealt(tokens: Sequence[np.ndarray] | np.ndarray, parts: int) -> np.ndarray:
@@ -152,6 +159,7 @@ def _inverse_norms(features: Float[Array, "n h w c"], *, r_list: tuple[int, ...]
 def _compare(
     features: Float[Array, "n h w c"],
     scale: Float[Array, "n r p"],
+    before: Int[Array, ""],
     i: Int[Array, ""],
     count: Int[Array, ""],
     *,
@@ -159,10 +167,10 @@ def _compare(
     mesh: Mesh,
     precision: Precision,
 ) -> Float[Array, "n 2 r p"]:
-    """`nearest_both_ways` of image i and each later one; 0 for all others."""
+    """`nearest_both_ways` of image i and each later one, and each below `before`; 0 for all others."""
     parts = mesh.shape["data"]
 
-    def local(features, scale, i, count):
+    def local(features, scale, before, i, count):
         device = lax.axis_index("data")
 
         def everywhere(rows):
@@ -174,12 +182,17 @@ def _compare(
             pair = nearest_both_ways(query, features[k], query_scale, scale[k], r_list, precision)
             return found.at[k].set(pair)
 
-        first, last = (i - device) // parts + 1, (count - device + parts - 1) // parts
-        return lax.fori_loop(first, last, step, jnp.zeros((len(features), 2, *scale.shape[1:])))
+        def own(images):  # how many of the first `images` ones are on this device
+            return (images - device + parts - 1) // parts
+
+        found = jnp.zeros((len(features), 2, *scale.shape[1:]))
+        found = lax.fori_loop(0, own(before), step, found)
+        return lax.fori_loop(own(i + 1), own(count), step, found)
 
     split, whole = PartitionSpec("data"), PartitionSpec()
-    specs = (split, split, whole, whole)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(features, scale, i, count)
+    specs = (split, split, whole, whole, whole)
+    compare = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+    return compare(features, scale, before, i, count)
 
 
 def interval_bounds(others: int, interval: tuple[float, float]) -> tuple[int, int]:

@@ -129,6 +129,16 @@ def test_interval_of_the_sorted_distances_equals_the_reference(path):
     check_all(case, got)
 
 
+@pytest.mark.parametrize("group", [1, 3, 7])
+def test_groups_bound_what_waits_and_change_no_distance(group):
+    tokens = np.random.default_rng(3).normal(size=(8, 4, 4, 6)).astype(np.float32)
+    tokens = np.asarray(image_layer_norm(jnp.asarray(tokens)))
+    whole = list(nearest_distances(tokens, (1, 3), one_device()))
+    grouped = list(nearest_distances(tokens, (1, 3), one_device(), group=group))
+    for one, other in zip(whole, grouped, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("path", cases("musc", "subset_division"))
 def test_subsets_equal_the_reference(path):
     case = load(path)
