@@ -84,12 +84,6 @@ class TextConfig(TransformerConfig):
     end_token: int | None = None
 
 
-# ViT-L/14@336px, the tower of MuSc, AnomalyCLIP, AdaCLIP and APRIL-GAN
-VIT_L14_336 = VisionConfig(
-    width=1024, layers=24, heads=16, mlp_width=4096, embed_dim=768, patch_size=14, image_size=336
-)
-
-
 class VisionOutput(TypedDict):
     """What the image tower gives."""
 
