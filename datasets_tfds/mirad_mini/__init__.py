@@ -1,1 +1,0 @@
-"""Photographs of individualised products, generated: see generate.py."""
