@@ -1,0 +1,1 @@
+"""Photographs of individualised products, generated: see generate.py."""

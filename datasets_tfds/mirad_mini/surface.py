@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxad.synthesis.noise import lattice
+
 Distance = Float[np.ndarray, "rows columns"]
 Points = Sequence[tuple[float, float]]
 
@@ -235,18 +237,7 @@ def cut(surface: Surface, opening: np.ndarray) -> Surface:
 
 
 def smooth_noise(g: Grid, rng: np.random.Generator, scale_mm: float | tuple[float, float]) -> np.ndarray:
-    """Smooth random field of about unit variance, with features of `scale_mm` (along x and y), by cubic B-splines.
-
-    The field is a function of the place in mm: another pitch samples the same field.
-    """
+    """Smooth random field of unit variance with features of `scale_mm` (along x and y); the same at every pitch."""
     scale_x, scale_y = scale_mm if isinstance(scale_mm, tuple) else (scale_mm, scale_mm)
-    reach = 30.0  # no product reaches further from its middle
-    shape = tuple(2 * math.ceil(reach / scale) + 4 for scale in (scale_y, scale_x))
-    lattice = rng.standard_normal(shape, dtype=np.float32) * np.float32(2.1)
-    return _spline(g.y[:, 0], scale_y, shape[0]) @ lattice @ _spline(g.x[0], scale_x, shape[1]).T
-
-
-def _spline(places: np.ndarray, scale: float, knots: int) -> np.ndarray:
-    offsets = np.abs(places[:, None] / scale - (np.arange(knots) - (knots - 1) / 2)[None, :])
-    near = 2 / 3 - offsets**2 + offsets**3 / 2
-    return np.where(offsets < 1, near, np.maximum(2 - offsets, 0) ** 3 / 6).astype(np.float32)
+    extent = g.size * g.pitch
+    return lattice(rng, (g.size, g.size), (max(round(extent / scale_y), 1), max(round(extent / scale_x), 1)))
