@@ -14,6 +14,8 @@ def base(dataset: str) -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = name  # or several joined by "+"
     config.dataset.category = category or "all"  # one, several separated by commas, or all
+    config.dataset.train_split = "train"  # of the prepared data
+    config.dataset.where = ""  # which of its images, by their factors: "node!=3,background=wood|paper"
     config.dataset.path = ""  # folder: where the photographs are
     config.dataset.manual_dir = ""  # other data sets: where the raw files are, of several each in a folder of it
     config.dataset.data_dir = ""  # where prepared data goes; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
@@ -26,6 +28,14 @@ def base(dataset: str) -> ConfigDict:
     config.input.mask_interpolation = "nearest"  # or bilinear, as ADer's evaluation
     config.input.cache_gib = 4.0  # decoded images kept in memory
 
+    config.auxiliary = ConfigDict()  # another data set, with masks, that a zero-shot method is trained on
+    config.auxiliary.name = ""  # or several joined by "+"
+    config.auxiliary.category = "all"
+    config.auxiliary.split = "test"
+    config.auxiliary.path = ""
+    config.auxiliary.manual_dir = ""
+    config.auxiliary.data_dir = ""
+
     config.threshold = ConfigDict()
     config.threshold.holdout = 0.1  # share of the normal training images kept out of training to set the threshold
     config.threshold.false_alarm_rate = 0.05  # of normal images
@@ -33,6 +43,10 @@ def base(dataset: str) -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.batch_size = 16
     config.evaluation.metrics = "exact"  # or ader: the approximations behind MIRAD's tables
+    config.evaluation.split = "test"  # of the prepared data
+    config.evaluation.where = ""  # which of its images, "node=3"
+    config.evaluation.corruptions = ""  # of the test images, "motion:3+noise:1": jaxad/data/corruptions.py
+    config.evaluation.name = ""  # results go to WORKDIR/evaluations/NAME; "" is WORKDIR for the plain test split
     config.evaluation.every_epochs = 0  # 0: at the end only
     config.evaluation.published = ""  # table of the published results to set beside, "mirad_table4:patchcore"
 

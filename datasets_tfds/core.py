@@ -10,11 +10,13 @@ Beside the records lies `index.json`, the labels of all examples by split: a rea
 import abc
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Photograph:
       label: 0 normal, 1 anomalous.
       defect_type: the folder's name, or what the data set says; "good" for normal ones.
       mask: the file with the defect's pixels, None for normal photographs and where no mask is known.
+      factors: how it was taken and what it shows, by the names of the builder's `FACTORS`.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class Photograph:
     label: int
     defect_type: str
     mask: Path | None = None
+    factors: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def has_mask(self) -> bool:
@@ -62,13 +66,21 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Shard-based, because TFDS's shuffling writer goes through TensorFlow beyond 1 GB of examples. The examples
     are in the order of `photographs`.
+
+    Besides TFDS's own ways to name a part of a split, `as_data_source` and `as_dataset` (so `tfds.data_source` and
+    `tfds.load`) take `train[normal]` and `test[anomalous]`: the examples of that label, in order.
+
+    Attributes:
+      FACTORS: features that each example has besides the common ones; every Photograph gives them.
+      mask_threshold: mask values above it are defects.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     HOMEPAGE = ""
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
 
-    mask_threshold = 127  # mask values above it are defects
+    FACTORS: Mapping[str, Any] = {}
+    mask_threshold = 127
 
     def __init__(self, *, file_format="array_record", **kwargs):
         super().__init__(file_format=file_format, **kwargs)
@@ -85,7 +97,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def photographs(self, manual_dir: Path | None) -> Mapping[str, Sequence[Photograph]]:
-        """The photographs of each split.
+        """The photographs of each split: "train" and "test" as a rule, "validation" where the data set has one.
 
         Args:
           manual_dir: where the user put the raw data; None where that folder is missing or empty.
@@ -110,11 +122,36 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     "category": tfds.features.Text(),
                     "defect_type": tfds.features.Text(),
                     "image_id": tfds.features.Text(doc="Path relative to the root of the raw data."),
+                    **self.FACTORS,
                 }
             ),
             homepage=self.HOMEPAGE or None,
             disable_shuffling=True,
         )
+
+    def as_data_source(self, split=None, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().as_data_source(self._resolved(split), **kwargs)  # pyright: ignore[reportCallIssue]
+
+    def as_dataset(self, split=None, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().as_dataset(self._resolved(split), **kwargs)  # pyright: ignore[reportCallIssue]
+
+    def _resolved(self, split: Any) -> Any:
+        """The split with `NAME[normal]` and `NAME[anomalous]` written as ranges of examples."""
+        if isinstance(split, str):
+            return re.sub(r"(\w+)\[(normal|anomalous)\]", lambda found: self._ranges(found[1], found[2]), split)
+        if isinstance(split, Mapping):
+            return {name: self._resolved(one) for name, one in split.items()}
+        return [self._resolved(one) for one in split] if isinstance(split, (list, tuple)) else split
+
+    def _ranges(self, split: str, label: str) -> str:
+        labels = read_index(Path(self.data_dir), split)["label"]
+        ranges, start = [], 0
+        for value, run in itertools.groupby(labels):
+            end = start + len(list(run))
+            if value == ("normal", "anomalous").index(label):
+                ranges.append(f"{split}[{start}:{end}]")
+            start = end
+        return "+".join(ranges) or f"{split}[:0]"
 
     def _shard_iterators_per_split(self, dl_manager):
         try:
@@ -132,9 +169,8 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         }
 
     def _examples(self, split: str, photographs: Sequence[Photograph]) -> Iterator[tuple[str, dict[str, Any]]]:
-        index = self._index.setdefault(
-            split, {"image_id": [], "label": [], "defect_type": [], "has_mask": [], "size": []}
-        )
+        columns = ("image_id", "label", "defect_type", "has_mask", "size", *self.FACTORS)
+        index = self._index.setdefault(split, {name: [] for name in columns})
         description = f"{self.name} {self.category} {split}"
         without_defect = []
         for photograph in tqdm(photographs, desc=description, unit=" images"):
@@ -147,6 +183,8 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             index["defect_type"].append(photograph.defect_type)
             index["has_mask"].append(photograph.has_mask)
             index["size"].append([height, width])
+            for name in self.FACTORS:
+                index[name].append(photograph.factors[name])
             yield (
                 photograph.image_id,
                 {
@@ -157,6 +195,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     "category": self.category,
                     "defect_type": photograph.defect_type,
                     "image_id": photograph.image_id,
+                    **{name: photograph.factors[name] for name in self.FACTORS},
                 },
             )
         if without_defect:
@@ -181,6 +220,25 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         super()._download_and_prepare(dl_manager, download_config)
         # TFDS gives the folder its final name after this
         self.data_path.joinpath(INDEX_FILE).write_text(json.dumps(self._index))
+
+
+def read_index(folder: Path, split: str) -> dict[str, list[Any]]:
+    """Of one split of the prepared data in `folder`, what every example is: lists by `image_id`, `label` (1 anomalous),
+    `defect_type`, `has_mask`, `size` (height, width) and the names of the factors.
+
+    Raises:
+      UserError: no such split; the file is damaged.
+    """
+    try:
+        index = json.loads((folder / INDEX_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"prepared data in {folder} is damaged ({type(error).__name__}: {error}): "
+            "delete that folder, it is then prepared again"
+        ) from error
+    if split not in index:
+        raise UserError(f"{folder} has no split {split!r}; expected one of {', '.join(index)}")
+    return index[split]
 
 
 def read_bytes(path: Path) -> bytes:

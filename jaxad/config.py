@@ -17,7 +17,7 @@ Config = Any  # an ml_collections.ConfigDict: its fields are known at run time o
 # Fields that say how a run goes, not what it computes: they may differ when a run is resumed, evaluated or predicted
 # from.
 FREE_FIELDS = re.compile(
-    r"(dataset\.(data_dir|manual_dir)|input\.cache_gib|evaluation\..*|checkpoint\..*|log\..*|mesh\..*|features\..*|threshold\.false_alarm_rate)$"
+    r"((dataset|auxiliary)\.(data_dir|manual_dir)|input\.cache_gib|evaluation\..*|checkpoint\..*|log\..*|mesh\..*|features\..*|threshold\.false_alarm_rate)$"
 )
 
 

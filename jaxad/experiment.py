@@ -27,6 +27,7 @@ from jaxad.method import Method, Variables
 from jaxad.settings import choice, number
 from jaxad.workdir import (
     check_config,
+    evaluation_folder,
     finished_results,
     folder_name,
     open_workdir,
@@ -72,48 +73,64 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
     method = create_method(config)
     categories = list(prepare(config))
     models = {"multi_class": categories} if config.protocol == "multi_class" else {name: [name] for name in categories}
-    results = []
+    results, target = [], evaluation_folder(workdir, config)
     for place, (name, members) in enumerate(models.items(), 1):
         folder = workdir / folder_name(name)
-        found = finished_results(folder, config) if mode == "train_and_evaluate" else None
+        model = Model(config, method, folder, members, target / folder_name(name))
+        found = finished_results(model.results_folder, folder, config) if mode == "train_and_evaluate" else None
         if found is not None:
             logger.info("%s is finished: its results are kept (%d of %d)", name, place, len(models))
         else:
             logger.info("Model %d of %d: %s", place, len(models), name)
-            model = Model(config, method, folder, members)
             if mode != "evaluate":
                 model.train()
             if mode != "train":
                 found = model.evaluate()
         results += found or []
         if results and jax.process_index() == 0:
-            write_report(workdir, results, config)
+            write_report(target, results, config)
     sharding.wait_for_all("results")
     if results and jax.process_index() == 0:
         print(report.format_table(results, published_results(config), config.evaluation.metrics))
-        print(f"\nReport: {workdir / 'report.html'}", flush=True)
+        print(f"\nReport: {target / 'report.html'}", flush=True)
     return results
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a run: its categories, its folder."""
+    """One model of a run: its categories, its folder, the folder of its results (by default the same)."""
 
     config: Config
     method: Method
     folder: Path
     categories: Sequence[str]
+    results: Path | None = None
+
+    @property
+    def results_folder(self) -> Path:
+        return self.results or self.folder
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
         return sharding.make_mesh(self.config.mesh.model)
 
-    def split(self, name: str) -> pipeline.Split:
-        return pipeline.load_split(self.config.dataset, self.config.input, name, list(self.categories))
+    def split(self, name: str, **which) -> pipeline.Split:
+        return pipeline.load_split(self.config.dataset, self.config.input, name, list(self.categories), **which)
 
     @functools.cached_property
     def test_images(self) -> pipeline.Split:
-        return self.split("test")
+        """Those of `config.evaluation`: split, selection and corruptions."""
+        settings = self.config.evaluation
+        changes = _corruptions(settings.corruptions)
+
+        def change(image, mask, name):
+            from jaxad.data import corruptions
+
+            return corruptions.apply(changes, image, mask, name, self.config.seed)
+
+        return self.split(
+            settings.split, where=settings.where, field="config.evaluation.where", change=change if changes else None
+        )
 
     def checkpoints(self, read_only: bool = False) -> Checkpoints:
         settings = self.config.checkpoint
@@ -162,12 +179,21 @@ class Model:
 
     def training_images(self) -> tuple[dict[str, pipeline.Split], pipeline.Split]:
         """The splits that stages ask for by name, and the training split as a whole."""
-        whole = self.split("train")
+        settings, auxiliary = self.config.dataset, self.auxiliary_images()
         if self.config.protocol == "zero_shot":
-            return {"train": whole.subset([]), "validation": whole.subset([])}, whole
+            nothing = self.split(self.config.evaluation.split).subset([])
+            return {"train": nothing, "validation": nothing, **auxiliary}, nothing
+        whole = self.split(f"{settings.train_split}+validation", where=settings.where)
         train, held_out = pipeline.holdout(whole, self.config.threshold.holdout, self.config.seed)
         normal = np.flatnonzero(np.asarray(train.labels) == 0)
-        return {"train": train.subset(normal), "train+masks": train, "validation": held_out}, whole
+        return {"train": train.subset(normal), "train+masks": train, "validation": held_out, **auxiliary}, whole
+
+    def auxiliary_images(self) -> dict[str, pipeline.Split]:
+        """{"auxiliary": images of `config.auxiliary`}, {} where it names no data set."""
+        settings = self.config.auxiliary
+        if not settings.name:
+            return {}
+        return {"auxiliary": pipeline.load_split(settings, self.config.input, settings.split, field="config.auxiliary")}
 
     def predict(self, variables: Variables, split: Any, title: str) -> prediction.Predictions:
         return prediction.predict_split(
@@ -189,7 +215,10 @@ class Model:
         variables, progress = self.restore()
         split, settings, notes = self.test_images, self.config, progress.notes
         if not len(split):
-            raise UserError(f"there is no test image in {', '.join(self.categories)}: expected at least one in test/")
+            raise UserError(
+                f"there is no test image in {', '.join(self.categories)}: expected at least one in the split "
+                f"{settings.evaluation.split!r} that config.evaluation.where selects"
+            )
         started = time.perf_counter()
         found = self.predict(variables, split, "test images")
         seconds = time.perf_counter() - started
@@ -214,7 +243,7 @@ class Model:
                 )
             )
         if jax.process_index() == 0:
-            save_results(self.folder, results, settings)
+            save_results(self.results_folder, results, settings)
         sharding.wait_for_all("evaluation")
         return results
 
@@ -248,11 +277,25 @@ def check_settings(config: Config) -> None:
         number(config, field, 1, whole=True)
     number(config, "evaluation.every_epochs", 0, whole=True)
     check_rate(config.threshold.false_alarm_rate)
+    _corruptions(config.evaluation.corruptions)
+    if shared := set(config.auxiliary.name.split("+")) & set(config.dataset.name.split("+")):
+        raise UserError(
+            f"config.auxiliary.name and config.dataset.name both have {min(shared)!r}: images that are tested on must "
+            "not be trained on; name another auxiliary data set"
+        )
     published_results(config)
     geometry.from_config(config.input)
     sharding.make_mesh(config.mesh.model)
     if config.checkpoint.keep_best and not config.evaluation.every_epochs:
         raise UserError("config.checkpoint.keep_best needs metrics during training: set config.evaluation.every_epochs")
+
+
+def _corruptions(text: str):
+    if not text:
+        return ()
+    from jaxad.data import corruptions
+
+    return corruptions.parse(text)
 
 
 def create_method(config: Config) -> Method:

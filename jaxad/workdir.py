@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,11 +70,26 @@ def check_config(folder: Path, config: Config) -> None:
 
 
 def published_results(config: Config) -> Any:
-    return report.lookup(config.evaluation.published) if config.evaluation.published else None
+    """The table of `config.evaluation.published`; None where there is none, or the test images are not those of it."""
+    settings = config.evaluation
+    as_published = settings.split == "test" and not settings.where and not settings.corruptions
+    return report.lookup(settings.published) if settings.published and as_published else None
 
 
 def evaluation_settings(config: Config) -> dict[str, Any]:
-    return {"metrics": config.evaluation.metrics, "false_alarm_rate": config.threshold.false_alarm_rate}
+    """What a result depends on besides the model."""
+    names = ("metrics", "split", "where", "corruptions")
+    return {name: config.evaluation[name] for name in names} | {"false_alarm_rate": config.threshold.false_alarm_rate}
+
+
+def evaluation_folder(workdir: Path, config: Config) -> Path:
+    """Where results go: WORKDIR for the plain test split, WORKDIR/evaluations/NAME for a named evaluation and for any
+    other; without a name it is called by what is special about it, so that no result takes another's place.
+    """
+    settings = config.evaluation
+    special = [settings.split] * (settings.split != "test") + [s for s in (settings.where, settings.corruptions) if s]
+    name = settings.name or re.sub(r"[^\w.=!<>|+-]+", "_", "_".join(special))
+    return workdir / "evaluations" / folder_name(name) if name else workdir
 
 
 def write_report(workdir: Path, results: Sequence[report.CategoryResult], config: Config) -> None:
@@ -100,11 +116,11 @@ def save_results(folder: Path, results: Sequence[report.CategoryResult], config:
     report.save_cases(folder / CASES, results)
 
 
-def finished_results(folder: Path, config: Config) -> list[report.CategoryResult] | None:
-    """The results of a model that was evaluated before in the same way; None where there are none."""
+def finished_results(folder: Path, model_folder: Path, config: Config) -> list[report.CategoryResult] | None:
+    """The results in `folder` of a model that was evaluated before in the same way; None where there are none."""
     if not (folder / CASES).exists():
         return None
-    check_config(folder, config)
+    check_config(model_folder, config)
     stored = report.read(folder)
     if any(stored.run.get(name) != value for name, value in evaluation_settings(config).items()):
         return None

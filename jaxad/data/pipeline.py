@@ -6,11 +6,10 @@ function of its seed, whatever the number of processes: process p of P reads the
 
 import dataclasses
 import functools
-import json
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +19,11 @@ from jaxtyping import Bool, Int, Int32, UInt8
 
 from jaxad.data.geometry import Box, Geometry, from_config
 from jaxad.data.images import decode, decode_mask
-from jaxad.errors import UserError
+from jaxad.data.selection import select
+from jaxad.errors import UserError, did_you_mean
 
 Item = dict[str, Any]
+Change = Callable[[np.ndarray, np.ndarray, str], tuple[np.ndarray, np.ndarray]]
 
 
 class Source(Protocol):
@@ -48,6 +49,7 @@ class Split:
       category_names: all categories of the run, in the order of the config.
       defect_types: "good" for normal images.
       has_mask: whether the defect's pixels are known; True for normal images.
+      split_names: the split of the prepared data that each image is of.
       original_sizes: (height, width) of the photographs, after EXIF rotation.
       store: where the photographs are.
       positions: each image's place in the store.
@@ -59,6 +61,7 @@ class Split:
     category_names: list[str]
     defect_types: list[str]
     has_mask: Bool[np.ndarray, " n"]
+    split_names: list[str]
     original_sizes: Int32[np.ndarray, "n 2"]
     store: "Store"
     positions: Int[np.ndarray, " n"]
@@ -103,6 +106,7 @@ class Split:
             categories=[self.categories[i] for i in indices],
             defect_types=[self.defect_types[i] for i in indices],
             has_mask=self.has_mask[indices],
+            split_names=[self.split_names[i] for i in indices],
             original_sizes=self.original_sizes[indices],
             positions=self.positions[indices],
         )
@@ -115,15 +119,23 @@ class Store:
     the oldest would find none of them again.
     """
 
-    def __init__(self, sources: Sequence[tuple[Sequence[Any], list[str], str]], geometry: Geometry, cache_bytes: int):
+    def __init__(
+        self,
+        sources: Sequence[tuple[Sequence[Any], list[str], str]],
+        geometry: Geometry,
+        cache_bytes: int,
+        change: Change | None = None,
+    ):
         """Makes the store.
 
         Args:
           sources: records with encoded `image` and `mask`, the names of their images, the folder of the records.
           geometry: from the photograph to the network's input.
           cache_bytes: the budget.
+          change: (photograph, mask, name) -> both, corrupted; before the geometry.
         """
         self.geometry = geometry
+        self._change = change
         self._sources = sources
         self._starts = np.cumsum([0, *(len(names) for _, names, _ in sources)])
         self._cache: dict[int, tuple[np.ndarray, np.ndarray | None, Box]] = {}
@@ -156,24 +168,37 @@ class Store:
             raise UserError(
                 f"prepared data in {folder} cannot be read ({error}): delete that folder, it is then prepared again"
             ) from error
-        return decode(record["image"], name), decode_mask(record["mask"], f"mask of {name}")
+        image, mask = decode(record["image"], name), decode_mask(record["mask"], f"mask of {name}")
+        return (image, mask) if self._change is None else self._change(image, mask, name)
 
 
-def load_split(dataset_config, input_config, split: str, categories: Sequence[str] | None = None) -> Split:
+def load_split(
+    dataset_config,
+    input_config,
+    split: str,
+    categories: Sequence[str] | None = None,
+    *,
+    where: str = "",
+    field: str = "config.dataset.where",
+    change: Change | None = None,
+) -> Split:
     """One split of the prepared data, which is prepared first where needed.
 
     Args:
       dataset_config: `config.dataset`.
       input_config: `config.input`; `cache_gib` bounds the memory for decoded images of this split.
-      split: "train" or "test".
+      split: "train", "test" or what else the data set has; or several joined by "+", of which a category has at least
+        the first.
       categories: names; None is `config.dataset.category`.
+      where: which of the images, see `jaxad.data.selection`; comes from the config's `field`.
+      change: corrupts photographs and masks, see `Store`.
 
     Raises:
-      UserError: see `jaxad.data.preparation.prepare`.
+      UserError: see `jaxad.data.preparation.prepare`; no such split, or no such image in it.
     """
     import tensorflow_datasets as tfds
 
-    from datasets_tfds.core import INDEX_FILE
+    from datasets_tfds.core import read_index
     from jaxad.data.preparation import prepare
 
     builders = prepare(
@@ -184,41 +209,52 @@ def load_split(dataset_config, input_config, split: str, categories: Sequence[st
         path=dataset_config.path,
     )
     skip = {key: tfds.decode.SkipDecoding() for key in ("image", "mask")}
-    sources, indices, names = [], [], []
+    sources, indices, names, split_names = [], [], [], []
     for category, builder in builders.items():
-        try:
-            index = json.loads(Path(builder.data_dir, INDEX_FILE).read_text())[split]
-            records = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
-        except (OSError, ValueError, KeyError) as error:
+        first, *others = split.split("+")
+        if first not in builder.info.splits:
+            known = list(builder.info.splits)
             raise UserError(
-                f"prepared data in {builder.data_dir} is damaged ({type(error).__name__}: {error}): "
-                "delete that folder, it is then prepared again"
-            ) from error
-        sources.append((records, index["image_id"], builder.data_dir))
-        indices.append(index)
-        names += [category] * len(index["label"])
+                f"{builder.name}/{category} has no split {first!r}; expected one of {', '.join(known)}."
+                f"{did_you_mean(first, known)}"
+            )
+        for one in (first, *(other for other in others if other in builder.info.splits)):
+            index = read_index(Path(builder.data_dir), one)
+            try:
+                records = builder.as_data_source(one, decoders=skip)  # pyright: ignore[reportCallIssue]
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"prepared data in {builder.data_dir} is damaged ({type(error).__name__}: {error}): "
+                    "delete that folder, it is then prepared again"
+                ) from error
+            sources.append((records, index["image_id"], builder.data_dir))
+            indices.append(index)
+            names += [category] * len(index["label"])
+            split_names += [one] * len(index["label"])
 
-    def joined(key: str) -> list:
-        return [value for index in indices for value in index[key]]
-
-    return Split(
-        ids=joined("image_id"),
-        labels=np.array(joined("label"), np.int32),
+    common = [name for name in indices[0] if all(name in index for index in indices)]
+    joined = {name: [value for index in indices for value in index[name]] for name in common}
+    whole = Split(
+        ids=joined["image_id"],
+        labels=np.array(joined["label"], np.int32),
         categories=names,
         category_names=list(builders),
-        defect_types=joined("defect_type"),
-        has_mask=np.array(joined("has_mask"), bool),
-        original_sizes=np.array(joined("size"), np.int32).reshape(-1, 2),
-        store=Store(sources, from_config(input_config), int(input_config.cache_gib * 2**30)),
+        defect_types=joined["defect_type"],
+        has_mask=np.array(joined["has_mask"], bool),
+        split_names=split_names,
+        original_sizes=np.array(joined["size"], np.int32).reshape(-1, 2),
+        store=Store(sources, from_config(input_config), int(input_config.cache_gib * 2**30), change),
         positions=np.arange(len(names)),
     )
+    return whole.subset(np.flatnonzero(select(where, joined, field))) if where else whole
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """(the rest, held-out images): `fraction` of each category's normal and of its anomalous images, by the seed.
+    """(the rest, held-out images): those of the split "validation" of categories that have one; else `fraction` of the
+    category's normal and of its anomalous images, by the seed.
 
     At least one normal image of a category is held out. The choice depends on no other category. A fraction of 0 holds
-    nothing out.
+    nothing out but "validation" images.
 
     Raises:
       UserError: a fraction outside [0, 1), or a category whose normal images would all be held out.
@@ -227,9 +263,10 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         raise UserError(
             f"config.threshold.holdout is {fraction}; expected a share of the training images, 0 <= share < 1"
         )
-    held: list[int] = []
+    given = np.array(split.split_names) == "validation"
+    held: list[int] = np.flatnonzero(given).tolist()
     categories = np.array(split.categories)
-    for category in sorted(set(split.categories)) if fraction else []:
+    for category in sorted(set(split.categories) - set(categories[given])) if fraction else []:
         for label in (0, 1):
             members = np.flatnonzero((categories == category) & (split.labels == label))
             number = max(1 - label, round(fraction * len(members)))
