@@ -1,0 +1,341 @@
+"""Raw data that comes as an archive: found or downloaded, unpacked whole or not at all.
+
+TFDS's own downloads go through TensorFlow. Here gdown downloads (it knows Google Drive's confirmation pages, and goes
+on with what an interrupted run had received), and zipfile and tarfile unpack. Only plain files and folders are written,
+all below the target: stricter than `tarfile.data_filter`, which early releases of Python 3.11 do not have.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tqdm import tqdm
+
+from jaxad.errors import UserError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_CONNECT_SECONDS, _READ_SECONDS = 8.0, 30.0
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError, ValueError)
+_UNREADABLE_ZIP = (RuntimeError, NotImplementedError)  # encrypted; compressed in a way zipfile does not know
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an archive comes from.
+
+    Attributes:
+      file: the archive's name as published, "MIRAD.zip".
+      url: of the archive, Google Drive's or any other; "" where it can only be had by hand.
+      pages: the web page that a person should look at.
+    """
+
+    file: str
+    url: str = ""
+    pages: str = ""
+
+
+def raw_folder(
+    name: str,
+    manual_dir: Path | None,
+    downloads: Path,
+    is_root: Callable[[Path], bool],
+    source: Source | None,
+    how: str,
+) -> Path:
+    """The folder of a data set's raw data: what the user put there, else unpacked, else downloaded and unpacked.
+
+    Looked at in this order: `manual_dir`, `manual_dir/NAME`, folders in `manual_dir` and one level deeper; an archive
+    in `manual_dir` or `manual_dir/NAME`; the archive an earlier run downloaded, or what it unpacked; the download.
+
+    Args:
+      name: of the data set.
+      manual_dir: where the user put raw data; None where there is none.
+      downloads: archives go there, what is unpacked to `downloads/extracted/NAME-FINGERPRINT`.
+      is_root: whether a folder is the raw data's.
+      source: the archive; None where none was published.
+      how: the end of error messages: what is expected, and how to get it.
+
+    Raises:
+      UserError: nothing found and no download; an archive that is broken, unsafe or of something else; a full disk.
+    """
+    if manual_dir is not None:
+        if found := find_root(manual_dir, name, is_root):
+            return found
+        if archive := _archive_in(manual_dir, name, source):
+            return _unpacked_root(archive, name, downloads, is_root, how)
+    looked = f"in {manual_dir}" if manual_dir is not None else f"in {downloads / 'manual'}"
+    if source is None:
+        raise UserError(f"{name}: no raw data {looked}; {how}")
+    archive = downloads / source.file
+    if not archive.is_file():
+        for earlier in sorted(downloads.glob(f"extracted/{name}-*"), key=lambda f: f.stat().st_mtime, reverse=True):
+            if found := find_root(earlier, name, is_root):
+                return found
+        if not source.url:
+            raise UserError(f"{name}: no raw data {looked}, and it cannot be downloaded automatically; {how}")
+        with _lock(downloads / f".{name}.lock"):
+            if not archive.is_file():  # another process may just have brought it
+                print(f"{name}: no raw data {looked}; downloading {source.url} to {archive}", flush=True)
+                download(source, archive, name, how)
+    return _unpacked_root(archive, name, downloads, is_root, how)
+
+
+def find_root(folder: Path, name: str, is_root: Callable[[Path], bool]) -> Path | None:
+    """The first folder with `is_root`: `folder`, `folder/NAME`, those in `folder`, those one level deeper."""
+    children = _folders_in(folder)
+    for candidate in (folder, folder / name, *children, *(g for c in children for g in _folders_in(c))):
+        if candidate.is_dir() and is_root(candidate):
+            return candidate
+    return None
+
+
+def download(source: Source, archive: Path, name: str, how: str) -> None:
+    """Downloads the archive; `archive` exists when it is complete, until then its part beside it, to be resumed.
+
+    Raises:
+      UserError: no network, no such file, a web page instead of an archive, a full disk.
+    """
+    import gdown
+    import requests
+
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    received = _received(archive)
+    while not archive.is_file():
+        try:
+            with tqdm(desc=source.file, unit="B", unit_scale=True) as bar:
+
+                def show(so_far: int, total: int | None, bar: tqdm = bar) -> None:
+                    bar.total = total
+                    bar.update(so_far - bar.n)
+
+                gdown.download(
+                    source.url,
+                    str(archive),
+                    quiet=True,
+                    use_cookies=False,
+                    resume=True,
+                    timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                    progress=show,
+                )
+        except (requests.exceptions.RequestException, gdown.DownloadError) as error:
+            before, received = received, _received(archive)
+            if received > before:
+                continue  # the connection broke, but it works
+            if isinstance(error, gdown.DownloadError) and received and "byte range" in str(error):
+                _part(archive).unlink()  # the file has changed, or the server cannot resume
+                received = 0
+                continue
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{name}: the download of {source.url} failed: {reason}; without network, "
+                f"get {source.file} from {source.pages or source.url} elsewhere and put it into the folder that "
+                f"config.dataset.manual_dir names, or unpack it there; {how}"
+            ) from error
+        except OSError as error:
+            raise _disk_error(error, archive.parent, f"downloading {source.file}") from error
+    if not _kind(archive):
+        what = _looks_like(archive)
+        archive.unlink()
+        raise UserError(
+            f"{name}: {source.url} gave {what}, expected the archive {source.file} (Google Drive does so when too many "
+            f"people download a file); try again later, or get it in a browser from {source.pages or source.url} and "
+            f"put it into the folder that config.dataset.manual_dir names; {how}"
+        )
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a zip or tar archive to `folder`, which then exists whole, or not at all.
+
+    Permissions and owners are not kept. A link in a tar archive becomes a copy of the file in the archive it names.
+
+    Raises:
+      UserError: no archive, a broken one, a member that would leave the folder or is no file (nothing is kept then), a
+        full disk.
+    """
+    kind = _kind(archive)
+    if not kind:
+        raise UserError(
+            f"{archive} is {_looks_like(archive)}, expected a zip or tar archive: delete it and get it again"
+        )
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if part.exists():  # a killed run's
+            shutil.rmtree(part)
+        part.mkdir()
+        members = _zip_members(archive) if kind == "zip" else _tar_members(archive, compressed=kind != "tar")
+        for name, content in tqdm(members, desc=f"unpacking {archive.name}", unit=" files"):
+            target = part / _inside(name, archive)
+            if content is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+        part.rename(folder)
+    except _UNREADABLE_ZIP as error:
+        raise UserError(f"{archive} cannot be unpacked here ({error}): unpack it with another program") from error
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{archive} ({archive.stat().st_size} bytes) is broken or incomplete ({reason}): delete it and get it again"
+        ) from error
+    except OSError as error:
+        raise _disk_error(error, folder.parent, f"unpacking {archive}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpacked_root(archive: Path, name: str, downloads: Path, is_root: Callable[[Path], bool], how: str) -> Path:
+    status = archive.stat()
+    digest = hashlib.sha256(os.fsencode(archive.absolute()))
+    digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    folder = downloads / "extracted" / f"{name}-{digest.hexdigest()[:12]}"
+    with _lock(downloads / f".{name}.lock"):
+        if not folder.is_dir():
+            print(f"{name}: unpacking {archive} to {folder}", flush=True)
+            unpack(archive, folder)
+    if found := find_root(folder, name, is_root):
+        return found
+    raise UserError(f"{name}: {archive} was unpacked to {folder}, which does not hold the data set; {how}")
+
+
+def _archive_in(manual_dir: Path, name: str, source: Source | None) -> Path | None:
+    """The data set's archive: of the published name, with the data set's name in its own, or the only file there."""
+    own = [*_archives_in(manual_dir / name)]
+    shared = _archives_in(manual_dir)
+    if source is not None:
+        own += [a for a in shared if a.name.lower() == source.file.lower()]
+    own += [a for a in shared if _letters(a.name).startswith(_letters(name))]
+    if not own and len(shared) == 1 and len([f for f in manual_dir.iterdir() if not f.name.startswith(".")]) == 1:
+        own = shared
+    return own[0] if own else None
+
+
+def _archives_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if f.name.lower().endswith(SUFFIXES) and f.is_file())
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    except OSError:  # not a folder, or one that may not be looked into
+        return []
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _kind(archive: Path) -> str:
+    """ "zip", "tar", "tar.gz", "tar.bz2", "tar.xz" by the file's first bytes; "" for anything else."""
+    try:
+        with archive.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise UserError(f"{archive} cannot be read ({error.strerror}): check the file and its permissions") from error
+    if start.startswith((b"PK\3\4", b"PK\5\6")):
+        return "zip"
+    for kind, magic in (("tar.gz", b"\x1f\x8b"), ("tar.bz2", b"BZh"), ("tar.xz", b"\xfd7zXZ\0")):
+        if start.startswith(magic):
+            return kind
+    return "tar" if tarfile.is_tarfile(archive) else ""
+
+
+def _looks_like(archive: Path) -> str:
+    with archive.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if not start:
+        return "empty"
+    return "a web page" if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")) else "no archive"
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with zipfile.ZipFile(archive) as file:
+        for info in file.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _refused(archive, info.filename, "is a link or a device")
+            name = info.filename.replace("\\", "/")  # some programs on Windows write these
+            yield name, None if name.endswith("/") or kind == stat.S_IFDIR else file.open(info)
+
+
+def _tar_members(archive: Path, compressed: bool) -> Iterator[tuple[str, IO[bytes] | None]]:
+    if not compressed:  # a compressed file that was cut short says so by itself
+        with archive.open("rb") as file:
+            file.seek(max(archive.stat().st_size - 512, 0))
+            if file.read() != bytes(512):
+                raise tarfile.ReadError("the end of the archive is missing")
+    with tarfile.open(archive) as file:
+        for member in file:
+            if member.isdir():
+                yield member.name, None
+                continue
+            if not (member.isfile() or member.issym() or member.islnk()):
+                raise _refused(archive, member.name, "is a device")
+            try:
+                content = file.extractfile(member)
+            except (KeyError, RecursionError):
+                content = None
+            if content is None:
+                raise _refused(archive, member.name, f"is a link to {member.linkname}, which is no file in the archive")
+            yield member.name, content
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise _refused(archive, name, "would be written outside of the folder")
+    return path
+
+
+def _refused(archive: Path, member: str, why: str) -> UserError:
+    return UserError(
+        f"{archive} is refused: its member {member!r} {why}; get the archive from where it was published, or unpack it "
+        "with care and set config.dataset.manual_dir to that folder"
+    )
+
+
+def _disk_error(error: OSError, folder: Path, doing: str) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "is full" if full else f"cannot be written ({error.strerror or error})"
+    return UserError(f"{folder} {reason}, {doing}: set config.dataset.data_dir to a folder with free space")
+
+
+def _part(archive: Path) -> Path:
+    """The file in which gdown collects the archive; a path that does not exist before it began."""
+    names = [f for f in archive.parent.glob("*.part") if f.name.startswith(archive.name)]
+    return names[0] if names else archive.with_name(f"{archive.name}.part")
+
+
+def _received(archive: Path) -> int:
+    part = _part(archive)
+    return part.stat().st_size if part.is_file() else 0
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the kernel lets go of it when the process dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise _disk_error(error, path.parent, "looking for downloaded archives") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
