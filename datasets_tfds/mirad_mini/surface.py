@@ -49,6 +49,7 @@ class Grid:
     x: Float[np.ndarray, "1 size"]
     y: Float[np.ndarray, "size 1"]
     pitch: float
+    extent: float  # mm across, whatever the pitch
 
     @property
     def size(self) -> int:
@@ -59,7 +60,7 @@ class Grid:
         first, last = float(self.x[0, 0]), float(self.y[0, 0])
         columns = self._slice((centre[0] - reach - first) / self.pitch, (centre[0] + reach - first) / self.pitch)
         rows = self._slice((last - centre[1] - reach) / self.pitch, (last - centre[1] + reach) / self.pitch)
-        return Grid(self.x[:, columns], self.y[rows], self.pitch), (rows, columns)
+        return Grid(self.x[:, columns], self.y[rows], self.pitch, self.extent), (rows, columns)
 
     def _slice(self, first: float, last: float) -> slice:
         start = min(max(math.floor(first), 0), self.size)
@@ -70,7 +71,7 @@ def grid(extent_mm: float, pitch: float) -> Grid:
     """A grid of at least `extent_mm` across, symmetric about its middle."""
     size = 2 * math.ceil(extent_mm / pitch / 2)
     steps = ((np.arange(size) - (size - 1) / 2) * pitch).astype(np.float32)
-    return Grid(steps[None, :], steps[::-1, None].copy(), pitch)
+    return Grid(steps[None, :], steps[::-1, None].copy(), pitch, extent_mm)
 
 
 def local(g: Grid, centre: tuple[float, float], angle_deg: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -239,5 +240,4 @@ def cut(surface: Surface, opening: np.ndarray) -> Surface:
 def smooth_noise(g: Grid, rng: np.random.Generator, scale_mm: float | tuple[float, float]) -> np.ndarray:
     """Smooth random field of unit variance with features of `scale_mm` (along x and y); the same at every pitch."""
     scale_x, scale_y = scale_mm if isinstance(scale_mm, tuple) else (scale_mm, scale_mm)
-    extent = g.size * g.pitch
-    return lattice(rng, (g.size, g.size), (max(round(extent / scale_y), 1), max(round(extent / scale_x), 1)))
+    return lattice(rng, (g.size, g.size), (max(round(g.extent / scale_y), 1), max(round(g.extent / scale_x), 1)))
