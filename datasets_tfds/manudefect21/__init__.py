@@ -1,0 +1,1 @@
+from datasets_tfds.manudefect21.manudefect21_dataset_builder import Builder as Builder

@@ -1,0 +1,56 @@
+"""Masks from the polygons that LabelMe, a program for annotation, writes as JSON."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image, ImageDraw
+
+from datasets_tfds.core import read_bytes
+from jaxad.errors import UserError
+
+
+def draw_mask(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The mask that a LabelMe file describes: True in its polygons, rectangles and circles, rims included.
+
+    Args:
+      file: the JSON file.
+      size: height and width of the image.
+
+    Raises:
+      UserError: no LabelMe file, a shape without an area, or drawn on an image of another size.
+    """
+    try:
+        content = json.loads(read_bytes(file))
+        drawn_on = (content.get("imageHeight") or size[0], content.get("imageWidth") or size[1])
+        shapes = [
+            (shape.get("shape_type") or "polygon", [(float(x), float(y)) for x, y in shape["points"]])
+            for shape in content["shapes"]
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} is no LabelMe file ({reason}): expected an object with shapes and points") from error
+    if drawn_on != size:
+        raise UserError(
+            f"mask {file} was drawn on an image of {drawn_on[1]}x{drawn_on[0]} pixels, its image has "
+            f"{size[1]}x{size[0]} (after EXIF rotation): draw it anew on that image"
+        )
+    mask = Image.new("1", (size[1], size[0]))
+    draw = ImageDraw.Draw(mask)
+    for kind, points in shapes:
+        if kind == "polygon" and len(points) > 2:
+            draw.polygon(points, outline=1, fill=1)
+        elif kind == "rectangle" and len(points) == 2:
+            (left, right), (top, bottom) = (sorted(values) for values in zip(*points, strict=True))
+            draw.rectangle((left, top, right, bottom), outline=1, fill=1)
+        elif kind == "circle" and len(points) == 2:
+            (x, y), rim = points
+            radius = float(np.hypot(rim[0] - x, rim[1] - y))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
+        else:
+            raise UserError(
+                f"{file} holds the shape {kind!r} of {len(points)} points: expected polygons of three points or more, "
+                "rectangles and circles of two"
+            )
+    return np.asarray(mask)
