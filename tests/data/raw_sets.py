@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -82,14 +83,12 @@ def visa(root: Path, categories: tuple[str, ...] = ("candle", "pcb3"), normal: i
     return root
 
 
-def dtd(root: Path, classes: tuple[str, ...] = ("banded", "woven"), number: int = 3) -> Path:
-    """DTD's archive: dtd/images/CLASS/CLASS_NNNN.jpg, the class's name in lower case."""
-    for c, name in enumerate(classes):
+def dtd(root: Path, classes: Sequence[str], number: int = 2) -> Path:
+    """DTD's archive, unpacked: dtd/images/CLASS/CLASS_NNNN.jpg."""
+    for seed, name in enumerate(classes):
         for i in range(number):
-            seed = 10 * c + i
             make = grey_photograph if i == 1 else photograph
-            make(root / "dtd" / "images" / name / f"{name}_{i:04}.jpg", seed, (43 + 6 * i, 67 - 4 * i))
-    (root / "dtd" / "labels").mkdir(parents=True)
+            make(root / "dtd" / "images" / name / f"{name}_{i:04}.jpg", seed + 100 * i, (43 + 6 * i, 67 - seed % 5))
     return root
 
 

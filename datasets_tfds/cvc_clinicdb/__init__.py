@@ -1,0 +1,1 @@
+from datasets_tfds.cvc_clinicdb.cvc_clinicdb_dataset_builder import Builder as Builder

@@ -1,0 +1,1 @@
+from datasets_tfds.cvc_colondb.cvc_colondb_dataset_builder import Builder as Builder
