@@ -29,6 +29,8 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 
 _CONNECT_SECONDS, _READ_SECONDS = 8.0, 30.0
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError, ValueError)
+_PAGE, _EMPTY = "a web page", "empty"
+_OTHERS = {b"rar!\x1a": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive"}
 _UNREADABLE_ZIP = (RuntimeError, NotImplementedError)  # encrypted; compressed in a way zipfile does not know
 
 
@@ -146,8 +148,8 @@ def download(source: Source, archive: Path, name: str, how: str) -> None:
             ) from error
         except OSError as error:
             raise _disk_error(error, archive.parent, f"downloading {source.file}") from error
-    if not _kind(archive):
-        what = _looks_like(archive)
+    what = _looks_like(archive)
+    if what in (_PAGE, _EMPTY):
         archive.unlink()
         raise UserError(
             f"{name}: {source.url} gave {what}, expected the archive {source.file} (Google Drive does so when too many "
@@ -167,9 +169,11 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     kind = _kind(archive)
     if not kind:
-        raise UserError(
-            f"{archive} is {_looks_like(archive)}, expected a zip or tar archive: delete it and get it again"
-        )
+        what = _looks_like(archive)
+        todo = "delete it and get it again"
+        if what in _OTHERS.values():
+            todo = "unpack it with another program and set config.dataset.manual_dir to that folder"
+        raise UserError(f"{archive} is {what}, expected a zip or tar archive: {todo}")
     part = folder.with_name(f"{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +223,7 @@ def _archive_in(manual_dir: Path, name: str, source: Source | None) -> Path | No
     shared = _archives_in(manual_dir)
     if source is not None:
         own += [a for a in shared if a.name.lower() == source.file.lower()]
-    own += [a for a in shared if _letters(a.name).startswith(_letters(name))]
+    own += [a for a in shared if letters(a.name).startswith(letters(name))]
     if not own and len(shared) == 1 and len([f for f in manual_dir.iterdir() if not f.name.startswith(".")]) == 1:
         own = shared
     return own[0] if own else None
@@ -238,7 +242,8 @@ def _folders_in(folder: Path) -> list[Path]:
         return []
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
+    """The name's letters and digits in lower case: equal for "Metal Nut", "metal_nut" and "metal-nut"."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -261,8 +266,10 @@ def _looks_like(archive: Path) -> str:
     with archive.open("rb") as file:
         start = file.read(512).lstrip().lower()
     if not start:
-        return "empty"
-    return "a web page" if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")) else "no archive"
+        return _EMPTY
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return _PAGE
+    return next((what for magic, what in _OTHERS.items() if start.startswith(magic)), "no archive")
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:

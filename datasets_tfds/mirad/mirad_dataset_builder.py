@@ -1,0 +1,69 @@
+"""MIRAD: individualised products at six production sites (arXiv:2510.16370), with pixel masks."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from datasets_tfds.archives import Source
+from datasets_tfds.core import images_in
+from datasets_tfds.layout import Counts, LayoutBuilder, categories
+from datasets_tfds.mirad.factors import FILE, IMAGING, read_factors, unknown
+from jaxad.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Training images, normal and anomalous test images (the paper's table of the data).
+PUBLISHED = {
+    "building_block": Counts(262, 57, 158),
+    "chain_buckle": Counts(197, 81, 141),
+    "geometric_block": Counts(238, 55, 159),
+    "geometric_button": Counts(290, 94, 188),
+    "geometric_snowflake": Counts(215, 62, 163),
+    "magnetic_block": Counts(268, 57, 204),
+    "magnetic_bookmark": Counts(216, 48, 133),
+    "number_block": Counts(254, 69, 151),
+    "number_snowflake": Counts(230, 60, 236),
+    "rabbit_pendant": Counts(228, 71, 204),
+}
+
+_DRIVE = "https://drive.google.com/file/d/1-4aMEtiTvk77Oo-oNW6WdPPuxpfHRKwq/view"
+_HOW = (
+    "expected CATEGORY/train/good, CATEGORY/test/good, CATEGORY/test/anomaly and CATEGORY/ground_truth with a mask for "
+    f"each image of test/anomaly; the archive is at {_DRIVE} (see github.com/wu33learn/MIRAD): put it into the folder "
+    "that config.dataset.manual_dir names, or unpack it there"
+)
+
+
+class Builder(LayoutBuilder):
+    """TFDS builder; one config a product.
+
+    No label of node, lighting, view or background is published: these features are empty, unless the user's own
+    factors.csv in a category's folder says more.
+    """
+
+    HOMEPAGE = "https://github.com/wu33learn/MIRAD"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"A download is tried; where that fails: {_HOW}."
+    BUILDER_CONFIGS = categories(PUBLISHED)
+    FACTORS = IMAGING
+    PUBLISHED = PUBLISHED
+    SOURCE = Source("MIRAD.zip", _DRIVE, "https://github.com/wu33learn/MIRAD")
+    HOW = _HOW
+
+    def read_layout(self, folder: Path):
+        factors = read_factors(folder)
+        splits = super().read_layout(folder)
+        of_image = {}
+        for photograph in (p for photographs in splits.values() for p in photographs):
+            name = photograph.path.relative_to(folder).as_posix()
+            if factors and name not in factors:
+                raise UserError(f"{folder / FILE} has no line for {name}; expected one for each image, or no such file")
+            of_image[photograph.path] = factors.pop(name) if factors else unknown()
+        return {
+            split: [dataclasses.replace(p, factors=of_image[p.path]) for p in photographs]
+            for split, photographs in splits.items()
+        }
+
+    def mask_folder(self, ground_truth: Path, defect: str) -> Path | None:
+        """The release does not say whether masks lie in a folder below ground_truth."""
+        below = super().mask_folder(ground_truth, defect)
+        return below if below is not None and images_in(below) else ground_truth

@@ -1,0 +1,1 @@
+from datasets_tfds.mpdd.mpdd_dataset_builder import Builder as Builder

@@ -1,0 +1,1 @@
+from datasets_tfds.mvtec_ad.mvtec_ad_dataset_builder import Builder as Builder

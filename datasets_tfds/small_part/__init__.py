@@ -1,0 +1,1 @@
+from datasets_tfds.small_part.small_part_dataset_builder import Builder as Builder
