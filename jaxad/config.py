@@ -36,9 +36,11 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     if not path.is_file():
         known = [str(Path(name).parent / f.name) for f in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"there is no config file {name}.{did_you_mean(name, known)}")
-    root = str(path.parent.parent)
-    if root not in sys.path:  # configs import each other as configs.NAME
-        sys.path.insert(0, root)
+    folder = path.parent
+    while (folder.parent / "__init__.py").exists():  # configs/benchmarks
+        folder = folder.parent
+    if str(folder.parent) not in sys.path:  # configs import each other as configs.NAME
+        sys.path.insert(0, str(folder.parent))
     module_spec = importlib.util.spec_from_file_location(
         f"_config_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}", path
     )

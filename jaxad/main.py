@@ -41,14 +41,18 @@ def main(arguments: list[str]) -> None:
     config, workdir, images = _CONFIG.value, str(_WORKDIR.value), _IMAGES.value
     if (_MODE.value == "predict") != bool(images):
         raise UserError("--mode=predict and --images=DIR_OR_FILE go together")
+    if images and "benchmark" in config:
+        raise UserError("--mode=predict needs one model: give the --config of its method, and its folder as --workdir")
 
-    from jaxad import experiment, inference, sharding
+    from jaxad import benchmark, experiment, inference, sharding
 
     sharding.start_processes(_DISTRIBUTED.value)
     sharding.use_compilation_cache()
     experiment.describe_devices()
     if images:
         inference.predict_files(config, workdir, images, _OUTPUT.value, _MAPS.value)  # pyright: ignore[reportArgumentType]
+    elif "benchmark" in config:
+        benchmark.run(config, workdir, _MODE.value)
     else:
         experiment.run(config, workdir, _MODE.value)
 

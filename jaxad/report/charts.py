@@ -64,12 +64,12 @@ def histogram(
         return _LEFT + (value - low) / (high - low) * plot_width
 
     parts = []
-    step = _nice_step(tallest, 8)
+    step = nice_step(tallest, 8)
     for count in range(-int(anomalous.max() / step), int(normal.max() / step) + 1):
         y = base - count * step * scale
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{abs(count) * step * 100:.3g}%</text>')
-    for value in _ticks(low, high):
+    for value in ticks(low, high):
         parts.append(
             f'<text x="{across(value):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{value:.6g}</text>'
         )
@@ -160,12 +160,13 @@ def _fractions(limit: float) -> list[float]:
     return [round(i * step, 4) for i in range(round(limit / step) + 1)]
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    step = _nice_step(high - low, 5)
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round values between the two."""
+    step = nice_step(high - low, count)
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _nice_step(span: float, count: int) -> float:
+def nice_step(span: float, count: int) -> float:
     """1, 2 or 5 times a power of ten: about `count` steps in `span`."""
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))

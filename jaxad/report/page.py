@@ -26,7 +26,7 @@ _SETTINGS = {
     "date": "Date",
 }
 # nothing is loaded and nothing runs, whatever the names of files and categories hold
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None = None) -> str:
@@ -39,7 +39,7 @@ def page(results: Sequence[CategoryResult], run: Mapping[str, Any], published: P
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{STYLE}</style>
@@ -74,14 +74,14 @@ def _results_table(results: Sequence[CategoryResult], run: Mapping[str, Any], pu
             f"{measured} <small>{f'({printed})' if printed else ''}</small>" if beside else measured
             for (measured, printed), beside in zip(cells, with_published, strict=True)
         )
-        body.append(_row(category, values, "mean" if index == len(results) else ""))
+        body.append(html_row(category, values, "mean" if index == len(results) else ""))
     notes = "".join(f"<li>{escape(note)}</li>" for note in footnotes(results, published, run.get("metrics", "exact")))
     caption = "Measured values in percent, published ones in brackets" if published else "Measured values in percent"
-    shown = _table(caption, ["Category", *metric_names(results)], body)
+    shown = html_table(caption, ["Category", *metric_names(results)], body)
     return f'<section>\n<h2>Results</h2>\n{shown}<ul class="notes">{notes}</ul>\n</section>\n'
 
 
-def _table(caption: str, header: Iterable[str], body: Iterable[str], kind: str = "numbers") -> str:
+def html_table(caption: str, header: Iterable[str], body: Iterable[str], kind: str = "numbers") -> str:
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     # a wide table scrolls by itself; to be reached with the keyboard it needs the focus and a name
     return (
@@ -91,7 +91,7 @@ def _table(caption: str, header: Iterable[str], body: Iterable[str], kind: str =
     )
 
 
-def _row(name: str, cells: Iterable[str], kind: str = "") -> str:
+def html_row(name: str, cells: Iterable[str], kind: str = "") -> str:
     """`cells` are HTML already."""
     values = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{values}</tr>'
@@ -180,8 +180,8 @@ def _defect_types(result: CategoryResult) -> str:
         if result.threshold is not None:
             found = sum(score > result.threshold for score in of_type)
             cells += [str(found), f"{100 * found / len(of_type):.1f}"]
-        body.append(_row(name, cells))
-    return f"<h3>Defect types</h3>\n{_table('Anomalous test images by type of defect', header, body)}"
+        body.append(html_row(name, cells))
+    return f"<h3>Defect types</h3>\n{html_table('Anomalous test images by type of defect', header, body)}"
 
 
 def _run(results: Sequence[CategoryResult], run: Mapping[str, Any]) -> str:
@@ -190,12 +190,14 @@ def _run(results: Sequence[CategoryResult], run: Mapping[str, Any]) -> str:
     settings += [(name, str(value)) for name, value in run.items() if name not in shown_elsewhere]
     if run.get("versions"):
         settings.append(("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())))
-    body = (_row(name, [escape(value)]) for name, value in settings)
-    parts = [_table("What was run, and on what", ["Setting", "Value"], body, "words")]
+    body = (html_row(name, [escape(value)]) for name, value in settings)
+    parts = [html_table("What was run, and on what", ["Setting", "Value"], body, "words")]
     stages = list(dict.fromkeys(stage for result in results for stage in result.seconds))
     if stages:
-        times = (_row(r.category, [f"{r.seconds[s]:.1f}" if s in r.seconds else "" for s in stages]) for r in results)
-        parts.append(f"<h3>Time</h3>\n{_table('Seconds of wall-clock time', ['Category', *stages], times)}")
+        times = (
+            html_row(r.category, [f"{r.seconds[s]:.1f}" if s in r.seconds else "" for s in stages]) for r in results
+        )
+        parts.append(f"<h3>Time</h3>\n{html_table('Seconds of wall-clock time', ['Category', *stages], times)}")
     if run.get("command"):
         parts.append(f'<h3>Command</h3>\n<div class="scroll"><pre>{escape(str(run["command"]))}</pre></div>\n')
     if run.get("config"):

@@ -1,0 +1,212 @@
+"""Whole tables of runs: a config with `benchmark` is many cells, each of them that config with some fields set.
+
+A cell is a dict: `name`; `labels`, what it is on the axes of the figures; `set`, config field -> value; `figure`, the
+one it is drawn in; `against`, the cell whose values its changes are measured from. Cells that differ in nothing that
+training depends on share one model, WORKDIR/models/MODEL, and are evaluated into MODEL/evaluations/CELL. What is
+finished is kept, so the same command goes on after a stop.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxad import experiment, sharding
+from jaxad.config import FREE_FIELDS, Config, check_field, fields, plain, replace_field
+from jaxad.errors import UserError, did_you_mean
+from jaxad.report import sensitivity
+from jaxad.workdir import check_config, evaluation_folder, folder_name, open_workdir
+
+logger = logging.getLogger(__name__)
+
+_KEYS = ("name", "labels", "set", "figure", "against")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the table; `config` is whole, and has no `benchmark`."""
+
+    name: str
+    labels: Mapping[str, Any]
+    figure: str
+    against: str
+    config: Config
+
+
+def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evaluate") -> list[sensitivity.CellResult]:
+    """Trains each model once, evaluates every cell, writes benchmark.{json,csv,md}, report.html and sensitivity.svg.
+
+    Args:
+      config: of a method, with `benchmark`: `cells`, `figures` (see `jaxad.report.sensitivity.write`), `title`, and
+        `only`, the names of the figures whose cells are wanted.
+      mode: "train_and_evaluate", "train", or "evaluate".
+
+    Raises:
+      UserError: anything the user can mend; what is wrong with a cell's fields or data names the cell, before anything
+        is trained.
+    """
+    workdir = open_workdir(workdir)
+    chosen, figures = cells_of(config), figures_of(config)
+    folders = model_folders(chosen, config)
+    for cell in chosen:
+        try:
+            check(cell, workdir / "models" / folders[cell.name])
+        except UserError as error:
+            raise UserError(f"cell {cell.name!r} of the benchmark: {error}") from error
+    models = list(dict.fromkeys(folders.values()))
+    logger.info("%d cells, %d models", len(chosen), len(models))
+    results = {}
+    for place, model in enumerate(models, 1):
+        folder = workdir / "models" / model
+        members = [cell for cell in chosen if folders[cell.name] == model]
+        for number, cell in enumerate(members[:1] if mode == "train" else members, 1):
+            logger.info(
+                "%s, %d of %d models; cell %s, %d of %d", model, place, len(models), cell.name, number, len(members)
+            )
+            found = experiment.run(cell.config, folder, mode)
+            results[cell.name] = sensitivity.CellResult(
+                name=cell.name,
+                labels=cell.labels,
+                figure=cell.figure,
+                against=cell.against,
+                trained_on=trained_on(cell.config),
+                tested_on=tested_on(cell.config),
+                categories=found,
+                report=str((evaluation_folder(folder, cell.config) / "report.html").relative_to(workdir)),
+            )
+    if mode == "train":
+        return []
+    table = [results[cell.name] for cell in chosen]
+    if jax.process_index() == 0:
+        print(f"\n{sensitivity.write(workdir, table, figures, facts(config))}")
+        print(f"\nReport: {workdir / 'report.html'}", flush=True)
+    sharding.wait_for_all("benchmark")
+    return table
+
+
+def cells_of(config: Config) -> list[Cell]:
+    """The cells that `config.benchmark` asks for, each with its whole config.
+
+    Raises:
+      UserError: a cell is not as the module says, or its config has no such field.
+    """
+    names = [cell.get("name") for cell in config.benchmark.cells]
+    figures = {figure["name"] for figure in config.benchmark.figures}
+    wanted = {figure["name"] for figure in figures_of(config)}
+    cells = []
+    for place, cell in enumerate(config.benchmark.cells):
+        name = cell.get("name") or f"number {place}"
+        unknown = [key for key in cell if key not in _KEYS]
+        if unknown or not cell.get("name"):
+            raise UserError(
+                f"cell {name!r} of the benchmark: expected a name and {', '.join(_KEYS[1:])}; found {list(cell)}"
+            )
+        if names.count(name) > 1 or folder_name(name) != name:
+            raise UserError(f"cell {name!r} of the benchmark: expected a name of its own that can be a folder's")
+        if cell["figure"] not in figures:
+            raise UserError(f"cell {name!r} of the benchmark: there is no figure {cell['figure']!r}")
+        if cell["against"] not in names:
+            near = did_you_mean(cell["against"], names)
+            raise UserError(
+                f"cell {name!r} of the benchmark: there is no cell {cell['against']!r} to compare with.{near}"
+            )
+        if cell["figure"] in wanted:
+            own = cell_config(config, cell["set"], name)
+            cells.append(Cell(name, cell["labels"], cell["figure"], cell["against"], own))
+    kept = {cell.name for cell in cells}
+    for cell in cells:
+        if cell.against not in kept:
+            raise UserError(f"cell {cell.name!r} of the benchmark: {cell.against!r} is in a figure that is left out")
+    return cells
+
+
+def figures_of(config: Config) -> list[Mapping[str, Any]]:
+    """Those that `config.benchmark.only` names; all where it is empty."""
+    figures = {figure["name"]: figure for figure in config.benchmark.figures}
+    wanted = [name.strip() for name in config.benchmark.only.split(",") if name.strip()] or list(figures)
+    for name in wanted:
+        if name not in figures:
+            near = did_you_mean(name, figures)
+            raise UserError(f"config.benchmark.only: no figure {name!r}; expected some of {', '.join(figures)}.{near}")
+    return [figures[name] for name in wanted]
+
+
+def cell_config(config: Config, settings: Mapping[str, Any], name: str) -> Config:
+    """The benchmark's config with a cell's fields set; its results are called by the cell's name."""
+    own = copy.deepcopy(config)
+    with own.unlocked():
+        del own["benchmark"]
+    for field, value in {**settings, "evaluation.name": name}.items():
+        try:
+            check_field(own, field)
+            replace_field(own, field, value)
+        except UserError as error:
+            raise UserError(f"cell {name!r} of the benchmark: {error}") from error
+    return own
+
+
+def model_folders(cells: Sequence[Cell], config: Config) -> dict[str, str]:
+    """Each cell's model by name: the fields that training depends on and that differ from the benchmark's config."""
+    base, folders = fields(config), {}
+    for cell in cells:
+        own = {name: value for name, value in fields(cell.config).items() if not FREE_FIELDS.match(name)}
+        differing = {name: value for name, value in own.items() if plain(value) != plain(base[name])}
+        text = ",".join(f"{name}={value}" for name, value in differing.items()) or "base"
+        readable = re.sub(r"[^\w.=,-]+", "_", text)
+        # two settings may read the same once made fit for a folder's name
+        folders[cell.name] = readable if readable == text else f"{readable[:80]}-{_digest(text)}"
+    return folders
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def check(cell: Cell, folder: Path) -> None:
+    """Prepares the cell's data set, and looks for its images.
+
+    Raises:
+      UserError: a value that the run would refuse, a folder of another config, no image to train on or to test on.
+    """
+    experiment.check_settings(cell.config)
+    method = experiment.create_method(cell.config)
+    categories = list(experiment.prepare(cell.config))
+    single = cell.config.protocol != "multi_class"
+    for members in [[name] for name in categories] if single else [categories]:
+        model = experiment.Model(
+            cell.config, method, folder / folder_name(members[0] if single else "multi_class"), members
+        )
+        check_config(model.folder, cell.config)
+        for kind, images in (("train", model.training_images()[1]), ("test", model.test_images)):
+            if not len(images) and (kind == "test" or cell.config.protocol != "zero_shot"):
+                raise UserError(f"there is no image to {kind} on in {', '.join(members)}")
+
+
+def trained_on(config: Config) -> str:
+    if config.protocol == "zero_shot":
+        return "nothing"
+    settings = config.dataset
+    return ", ".join(part for part in (f"{settings.name} {settings.train_split}", settings.where) if part)
+
+
+def tested_on(config: Config) -> str:
+    settings = config.evaluation
+    return ", ".join(part for part in (settings.split, settings.where, settings.corruptions) if part)
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What the report says about the benchmark as a whole."""
+    return {
+        "title": config.benchmark.title,
+        "seed": config.seed,
+        "metrics": config.evaluation.metrics,
+        "config": json.loads(config.to_json_best_effort()),
+    }
