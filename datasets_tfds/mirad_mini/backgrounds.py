@@ -3,7 +3,7 @@
 Lengths are in mm, colours linear RGB reflectance. A background is flat: its relief only tilts the surface's normal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Background:
 
 def white_paper(rng: np.random.Generator, size: int, pitch: float) -> Background:
     shape = (size, size)
-    tint = np.float32([1.0, rng.uniform(0.975, 1.0), rng.uniform(0.92, 1.0)]) * rng.uniform(0.74, 0.84)
+    tint = _colour([1.0, rng.uniform(0.975, 1.0), rng.uniform(0.92, 1.0)]) * rng.uniform(0.74, 0.84)
     clouds = fractal(rng, shape, exponent=1.6, shortest=0.5 / pitch, longest=12 / pitch)
     fibres = _fibres(rng, shape, pitch)
     specks = _spots(rng, shape, density=0.004 * pitch**2, radius=0.08 / pitch)
@@ -49,7 +49,7 @@ def wood(rng: np.random.Generator, size: int, pitch: float) -> Background:
     angle = rng.uniform(0, 180)
     along, across = _axes(size, pitch, angle)
     light, dark = _WOODS[rng.integers(len(_WOODS))]
-    light, dark = (np.float32(colour) * rng.uniform(0.85, 1.15) for colour in (light, dark))
+    light, dark = (_colour(colour) * rng.uniform(0.85, 1.15) for colour in (light, dark))
 
     # A seam between two boards, in one photograph of three within the field.
     seam = rng.uniform(-90, 90)
@@ -88,7 +88,7 @@ def conveyor_belt(rng: np.random.Generator, size: int, pitch: float) -> Backgrou
     wear = fractal(rng, shape, exponent=2.4, shortest=2 / pitch, longest=60 / pitch, stretch=2.5, angle=travel)
     worn = np.clip(0.35 * scuffs + 0.4 * wear + 0.25 * weave - 0.25, 0, 1.5)
     dust = _spots(rng, shape, density=0.08 * pitch**2, radius=0.09 / pitch)
-    base = np.float32([1.0, 1.0, rng.uniform(1.0, 1.12)]) * rng.uniform(0.028, 0.042)
+    base = _colour([1.0, 1.0, rng.uniform(1.0, 1.12)]) * rng.uniform(0.028, 0.042)
     albedo = base * (1 + 0.12 * weave + 0.14 * grit + 0.9 * worn)[..., None] + 0.16 * dust[..., None]
     gloss = 0.30 + 0.06 * weave - 0.10 * worn - 0.2 * dust
     slope = _slope(weave, 0.10) + _slope(grit, 0.10) + _slope(scuffs, 0.02)
@@ -101,8 +101,8 @@ def brushed_metal(rng: np.random.Generator, size: int, pitch: float) -> Backgrou
     fine = fractal(rng, shape, exponent=0.4, shortest=0.2 / pitch, longest=60 / pitch, stretch=60, angle=angle)
     broad = fractal(rng, shape, exponent=1.2, shortest=0.8 / pitch, longest=80 / pitch, stretch=25, angle=angle)
     smears = fractal(rng, shape, exponent=2.6, shortest=1.5 / pitch, longest=50 / pitch)
-    scratches = _strokes(rng, size, pitch, count=rng.integers(4, 14), width=(0.06, 0.14), length=(6, 40))
-    tint = np.float32([1.0, rng.uniform(0.985, 1.0), rng.uniform(0.95, 1.0)]) * rng.uniform(0.52, 0.62)
+    scratches = _strokes(rng, size, pitch, count=int(rng.integers(4, 14)), width=(0.06, 0.14), length=(6, 40))
+    tint = _colour([1.0, rng.uniform(0.985, 1.0), rng.uniform(0.95, 1.0)]) * rng.uniform(0.52, 0.62)
     albedo = tint * (1 + 0.07 * fine + 0.04 * broad + 0.03 * smears + 0.15 * scratches)[..., None]
     gloss = rng.uniform(0.48, 0.58) + 0.03 * smears - 0.03 * fine + 0.1 * scratches
     slope = _slope(fine, 0.07) + _slope(broad, 0.02) + _slope(smears, 0.006) + _slope(scratches, 0.02)
@@ -125,9 +125,9 @@ def cutting_mat(rng: np.random.Generator, size: int, pitch: float) -> Background
         tick = np.clip((0.09 - np.abs((one + 0.5) % 1 - 0.5)) / pitch + 0.5, 0, 1)
         printed = np.maximum(printed, 0.7 * tick * (np.abs((other / 50 + 0.5) % 1 - 0.5) * 50 < 0.9))
     printed *= np.clip(0.72 + 0.16 * wear - 0.10 * pebbles, 0.1, 1)
-    cuts = _strokes(rng, size, pitch, count=rng.integers(5, 18), width=(0.08, 0.14), length=(8, 60))
-    green = np.float32([rng.uniform(0.008, 0.02), rng.uniform(0.085, 0.13), rng.uniform(0.045, 0.085)])
-    ink = np.float32([0.52, 0.60, rng.uniform(0.28, 0.5)])
+    cuts = _strokes(rng, size, pitch, count=int(rng.integers(5, 18)), width=(0.08, 0.14), length=(8, 60))
+    green = _colour([rng.uniform(0.008, 0.02), rng.uniform(0.085, 0.13), rng.uniform(0.045, 0.085)])
+    ink = _colour([0.52, 0.60, rng.uniform(0.28, 0.5)])
     albedo = green * (1 + 0.07 * pebbles + 0.06 * wear)[..., None]
     albedo = albedo + (ink - albedo) * printed[..., None]
     albedo = albedo * (1 + 0.5 * cuts)[..., None] + 0.02 * cuts[..., None]
@@ -153,6 +153,10 @@ _WOODS = (
     ((0.22, 0.125, 0.065), (0.075, 0.037, 0.018)),
     ((0.62, 0.44, 0.24), (0.38, 0.20, 0.075)),
 )
+
+
+def _colour(rgb: Sequence[float]) -> Float[np.ndarray, "3"]:
+    return np.asarray(rgb, np.float32)
 
 
 def _background(albedo: np.ndarray, gloss: np.ndarray | float, metal: float, slope: np.ndarray) -> Background:

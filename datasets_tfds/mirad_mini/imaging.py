@@ -1,7 +1,8 @@
-"""How a photograph is taken: camera, light, background, motion and noise, and the six nodes that differ in all of them.
+"""How a photograph is taken: camera, light, background, motion and noise, and six nodes that differ in all of them.
 
-A node stands for one place of a distributed production: its camera, lamps and table are set up once and vary little from
-photograph to photograph. Directions are degrees counter-clockwise as seen from above, 0 to the right, 90 to the top.
+A node stands for one place of a distributed production: its camera, lamps and table are set up once and vary little
+from photograph to photograph. Directions are degrees counter-clockwise as seen from above, 0 to the right, 90 to the
+top.
 """
 
 from collections.abc import Mapping
