@@ -1,5 +1,6 @@
 """DTD: Describable Textures Dataset (Cimpoi et al. 2014), what synthetic defects are filled with."""
 
+import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -29,8 +30,11 @@ _HOW = (
     "or its content, images/CLASS/CLASS_NNNN.jpg with 47 classes from banded to zigzagged"
 )
 
+# TFDS has a builder of this name, with other splits; where a program uses that one, this one is not found by name.
+_NAME_IS_TAKEN = "tensorflow_datasets.image_classification.dtd" in sys.modules
 
-class Builder(PhotographBuilder):
+
+class Builder(PhotographBuilder, skip_registration=_NAME_IS_TAKEN):
     """TFDS builder; one split, `train`, with every texture: normal ones, for there are no defects."""
 
     HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"

@@ -1,5 +1,7 @@
 """DTD: every texture is a normal example of the split train, with its class."""
 
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 
@@ -46,3 +48,13 @@ def test_the_first_class_that_is_missing_is_named(tmp_path):
     move(raw / "dtd" / "images" / "grid", tmp_path / "away")
     with pytest.raises(UserError, match=r"dtd: no image in .*dtd/images/grid; get dtd-r1\.0\.1\.tar\.gz"):
         Builder(data_dir=tmp_path / "tfds").photographs(raw)
+
+
+def test_the_builder_can_be_made_after_tfds_used_its_own_of_that_name(tmp_path):
+    code = (
+        "import tensorflow_datasets as tfds; theirs = tfds.builder_cls('dtd'); import datasets_tfds.dtd as ours; "
+        "assert theirs.__module__.startswith('tensorflow_datasets') and ours.Builder is not theirs; "
+        f"print(ours.Builder(data_dir={str(tmp_path)!r}).data_dir)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == f"{tmp_path}/dtd/dtd/1.0.0", run.stderr
