@@ -1,0 +1,181 @@
+"""Which defects a product can have, and drawing one to three of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from datasets_tfds.mirad_mini.damage import Defect
+from datasets_tfds.mirad_mini.design import Design, turned
+from datasets_tfds.mirad_mini.products import FAMILIES, build
+from datasets_tfds.mirad_mini.products.finish import PLASTICS, linear
+from datasets_tfds.mirad_mini.surface import Surface
+
+STRUCTURAL = ("scratch", "stain", "hole", "deformation", "colour_error")
+LOGICAL = ("missing_ring", "missing_part", "misplaced_part", "wrong_symbol")
+DEFECTS = (*STRUCTURAL, *LOGICAL)
+
+_COARSE_MM = 0.3
+_TRIES = 12
+
+# Dried oil, ink, glue, rust, marker: linear RGB.
+_STAINS = ((0.11, 0.06, 0.02), (0.015, 0.015, 0.06), (0.7, 0.66, 0.5), (0.3, 0.09, 0.02), (0.02, 0.1, 0.03))
+
+
+def kinds(family: str) -> tuple[str, ...]:
+    """The kinds of defect that products of a family can have, in the order of DEFECTS."""
+    without = {"brick": ("missing_ring",), "button": ("missing_ring",)}.get(family, ())
+    return tuple(kind for kind in DEFECTS if kind not in without)
+
+
+def draw_defects(
+    design: Design, rng: np.random.Generator, difficulty: float = 1.0, compound: float = 0.38
+) -> tuple[Defect, ...]:
+    """Draws the defects of one product.
+
+    Args:
+      difficulty: 0.5 easy to 2 hard; size and contrast of the damage and how far parts are moved fall with it.
+      compound: the probability of two or three defects, of different kinds.
+
+    Returns:
+      the defects; at difficulty 1 and below each of them is seen on the finished product.
+    """
+    surface = build(design, pitch=_COARSE_MM)
+    count = int(rng.integers(2, 4)) if rng.random() < compound else 1
+    drawn: list[Defect] = []
+    candidates = [*STRUCTURAL, *LOGICAL]
+    while len(drawn) < count and candidates:
+        group = STRUCTURAL if rng.random() < 0.5 else LOGICAL
+        left = [kind for kind in candidates if kind in group] or candidates
+        kind = left[int(rng.integers(len(left)))]
+        candidates.remove(kind)
+        defect = draw_defect(design, kind, rng, difficulty, surface)
+        if defect is not None:
+            drawn.append(defect)
+    return tuple(drawn)
+
+
+def draw_defect(
+    design: Design, kind: str, rng: np.random.Generator, difficulty: float = 1.0, surface: Surface | None = None
+) -> Defect | None:
+    """One defect of a kind that is seen on the product, None if the design has nowhere for it.
+
+    Args:
+      surface: the perfect one if it is known, at any pitch; to find places on.
+    """
+    if kind not in kinds(design.family):
+        return None
+    perfect = build(design, pitch=_COARSE_MM) if surface is None else surface
+    largest = 0.6 * float((perfect.cover > 0.5).sum()) * perfect.pitch**2
+    smallest = 1.2 / difficulty
+    for _ in range(_TRIES):
+        defect = _candidate(design, kind, rng, difficulty, perfect)
+        if defect is None:
+            return None
+        area = float(build(design, (defect,), _COARSE_MM).defect.sum()) * _COARSE_MM**2
+        if smallest <= area <= largest:
+            return defect
+    return None
+
+
+def _candidate(
+    design: Design, kind: str, rng: np.random.Generator, difficulty: float, perfect: Surface
+) -> Defect | None:
+    options = FAMILIES[design.family].faults(design).get(kind, ())
+    if kind in LOGICAL or (options and rng.random() < 0.4):
+        if not options:
+            return None
+        change = options[int(rng.integers(len(options)))]
+        if change.action == "moved":
+            # The measures of a family's fault are those of difficulty 1.
+            far = float(rng.uniform(0.85, 1.4)) / difficulty**0.5
+            x, y = turned(change.x * far, 0, float(rng.uniform(0, 360)))
+            angle = change.angle * float(rng.uniform(0.8, 1.3)) * float(rng.choice([-1, 1])) / difficulty**0.5
+            change = replace(change, x=x, y=y, angle=angle)
+        return Defect(kind, change)
+    return _DRAWN[kind](rng, difficulty, perfect)
+
+
+def _place(rng: np.random.Generator, perfect: Surface, margin_mm: float) -> tuple[float, float]:
+    """A place on the product, not on its ring, with product all about it as far as `margin_mm` if there is such."""
+    solid = (perfect.cover > 0.9) & (perfect.metal * (perfect.height > 0) < 2)
+    inner = solid
+    for _ in range(round(margin_mm / perfect.pitch)):
+        inner = inner & np.roll(inner, 1, 0) & np.roll(inner, -1, 0) & np.roll(inner, 1, 1) & np.roll(inner, -1, 1)
+    return _one_of(rng, inner if inner.any() else solid, perfect.pitch)
+
+
+def _edge(rng: np.random.Generator, perfect: Surface) -> tuple[float, float]:
+    """A place on the outline."""
+    solid = perfect.cover > 0.5
+    inner = solid & np.roll(solid, 1, 0) & np.roll(solid, -1, 0) & np.roll(solid, 1, 1) & np.roll(solid, -1, 1)
+    return _one_of(rng, solid & ~inner, perfect.pitch)
+
+
+def _one_of(rng: np.random.Generator, mask: np.ndarray, pitch: float) -> tuple[float, float]:
+    rows, columns = np.nonzero(mask)
+    k = int(rng.integers(len(rows)))
+    middle = (mask.shape[0] - 1) / 2
+    return float((columns[k] - middle) * pitch), float((middle - rows[k]) * pitch)
+
+
+def _colour_at(perfect: Surface, place: tuple[float, float]) -> np.ndarray:
+    middle = (perfect.height.shape[0] - 1) / 2
+    return perfect.albedo[round(middle - place[1] / perfect.pitch), round(middle + place[0] / perfect.pitch)]
+
+
+def _unlike(rng: np.random.Generator, colour: np.ndarray, options, apart: float) -> tuple[float, float, float]:
+    """One of the options that differs in tone from a colour by `apart` or, failing that, the one that does most."""
+    distances = [float(np.abs(np.sqrt(option) - np.sqrt(colour)).max()) for option in options]
+    far = [option for option, distance in zip(options, distances, strict=True) if distance > apart]
+    return tuple(far[int(rng.integers(len(far)))] if far else options[int(np.argmax(distances))])
+
+
+def _common(rng: np.random.Generator, difficulty: float, low: float, high: float) -> dict:
+    """Size in mm, drawn between two at difficulty 1, strength, direction and seed."""
+    return {
+        "size_mm": float(rng.uniform(low, high)) / difficulty**0.6,
+        "strength": float(rng.uniform(0.8, 1.2)) / difficulty**0.6,
+        "angle": float(rng.uniform(0, 360)),
+        "seed": int(rng.integers(2**31)),
+    }
+
+
+def _scratch(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
+    x, y = _place(rng, perfect, 1.0)
+    return Defect("scratch", x=x, y=y, **_common(rng, difficulty, 6, 15))
+
+
+def _stain(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
+    x, y = _place(rng, perfect, 1.0)
+    colour = _unlike(rng, _colour_at(perfect, (x, y)), _STAINS, 0.25)
+    return Defect("stain", x=x, y=y, colour=colour, **_common(rng, difficulty, 3.5, 8))
+
+
+def _hole(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
+    x, y = _place(rng, perfect, 1.5)
+    variant = "pit" if rng.random() < 0.6 else "through"
+    return Defect("hole", variant=variant, x=x, y=y, **_common(rng, difficulty, 1.7, 3.2))
+
+
+def _deformation(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
+    variant = str(rng.choice(["chip", "melt", "melt", "dent"]))
+    x, y = _place(rng, perfect, 1.5) if variant == "dent" else _edge(rng, perfect)
+    low, high = {"chip": (3.0, 5.5), "melt": (5.0, 9.0), "dent": (4.0, 8.0)}[variant]
+    return Defect("deformation", variant=variant, x=x, y=y, **_common(rng, difficulty, low, high))
+
+
+def _colour_error(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
+    x, y = _place(rng, perfect, 1.0)
+    colour = _unlike(rng, _colour_at(perfect, (x, y)), [linear(name) for name in PLASTICS], 0.2 / difficulty**0.5)
+    variant = "patch" if rng.random() < 0.6 else "band"
+    return Defect("colour_error", variant=variant, x=x, y=y, colour=colour, **_common(rng, difficulty, 4, 9))
+
+
+_DRAWN: dict[str, Callable[[np.random.Generator, float, Surface], Defect]] = {
+    "scratch": _scratch,
+    "stain": _stain,
+    "hole": _hole,
+    "deformation": _deformation,
+    "colour_error": _colour_error,
+}
