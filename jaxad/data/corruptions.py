@@ -2,7 +2,9 @@
 
 The factors are those in which the photographs of MIRAD (arXiv:2510.16370) differ from node to node; the amounts below
 are ours, chosen so that severity 3 is what a careless installation does and 5 is where people still see the defect.
-Lengths are shares of the longer side, so that they mean the same on photographs of 200 and of 2000 pixels.
+Lengths are shares of the longer side, so that they mean the same on photographs of 200 and of 2000 pixels; what cannot
+be so is JPEG, whose blocks have 8 pixels, and a loss of resolution, which a network sees as far as less is left than it
+takes in.
 
 | severity | | 1 | 2 | 3 | 4 | 5 |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -18,8 +20,8 @@ Lengths are shares of the longer side, so that they mean the same on photographs
 | resolution | distance, times the original's | 1.25 | 1.5 | 2 | 2.5 | 3 |
 | motion | length of the way | 0.004 | 0.008 | 0.012 | 0.02 | 0.03 |
 | | and / or turn, degrees | 0.4 | 0.8 | 1.3 | 2 | 3 |
-| noise | electrons of white, pixels of 1 / 600 | 8000 | 3000 | 1200 | 500 | 200 |
-| | read noise, electrons, likewise | 4 | 5 | 6 | 7 | 8 |
+| noise | electrons of white, pixels of 1 / 600 | 10000 | 5000 | 2500 | 1200 | 600 |
+| | read noise, electrons, likewise | 3 | 3 | 4 | 4 | 5 |
 | | JPEG quality | 92 | 85 | 75 | 62 | 50 |
 
 MIRAD's three distances (600, 300 and 200 pixels for the same object) are the original and severities 3 and 5 of
@@ -297,13 +299,15 @@ def _background(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.rand
     sigma = 0.015 * max(brightness.shape)
     weight = ndimage.gaussian_filter(inside, sigma)
     shading = ndimage.gaussian_filter(brightness * inside, sigma) / np.maximum(weight, 1e-3)
-    shading = np.where(weight > 1e-2, shading / max(float(np.median(shading[background])), 1e-4), 1)
-    cover = np.clip(2 * ndimage.gaussian_filter(background.astype(np.float32), 1), 0, 1)  # hides the old one's fringe
+    white = np.percentile(brightness, 99)
+    dim = 0.01 * white + 1e-6  # what is darker says nothing of the light
+    shading = np.where(weight > 1e-2, (shading + dim) / (np.median(shading[background]) + dim), 1)
+    over_fringe = ndimage.binary_dilation(background).astype(np.float32)  # pixels that are half object, half the old
+    cover = np.clip(2 * ndimage.gaussian_filter(over_fringe, 1), 0, 1)
     maps = enlarge(np.stack([shading, cover], axis=-1), (height, width))
     keep = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 1)
     keep = np.where(mask, 1, keep)
     opacity = (share * np.clip(maps[..., 1], 0, 1) * (1 - keep))[..., None]
-    white = np.percentile(brightness, 99)
     new = material(rng, (height, width)) * white * maps[..., :1]
     if light.shape[-1] == 1:
         new = new @ _LUMINANCE[:, None]
@@ -323,7 +327,8 @@ def _behind_object(image: Float[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]
       image: with values in proportion to the eye's rather than to light.
 
     Returns:
-      None where there is no such background.
+      None where there is no such background: where it takes less than 0.7 of the border, is nowhere wide, fades into
+      the rest without an edge, or is not clearly of another colour.
     """
     height, width, channels = image.shape
     if min(height, width) < 16:
@@ -339,18 +344,25 @@ def _behind_object(image: Float[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]
         colour = np.linalg.lstsq(plane[border][likely], at_border[likely], rcond=None)[0]
         residual = at_border - plane[border] @ colour
         covariance = np.cov(residual[likely], rowvar=False).reshape(channels, channels) + 1e-4 * np.eye(channels)
+        covariance += 0.2**2 * np.outer(colour[0], colour[0])  # a shadow is the same colour, darker
         whiten = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
         distance = np.linalg.norm(residual @ whiten, axis=-1)
         likely = distance <= np.quantile(distance, 2 / 3)
     distance = np.linalg.norm((image - plane @ colour) @ whiten, axis=-1)
-    threshold = _otsu(np.log1p(distance))
-    parts, _ = ndimage.label(np.log1p(distance) < threshold)  # pyright: ignore[reportGeneralTypeIssues]
-    background = np.isin(parts, np.setdiff1d(parts[border], 0))
-    thing = ndimage.binary_opening(~background, iterations=2)
+    parts, _ = ndimage.label(distance < _otsu(np.minimum(distance, np.quantile(distance, 0.98))))  # type: ignore[misc]
+    background: np.ndarray = np.isin(parts, np.setdiff1d(parts[border], 0))
+    solid = ndimage.binary_opening(~background, iterations=2)
+    thing = np.asarray(ndimage.binary_propagation(solid, mask=~background))  # thin parts of it come back, specks do not
     background = np.logical_not(ndimage.binary_dilation(thing))
-    apart = np.median(distance[thing]) / np.median(distance[background]) if thing.any() and background.any() else 0
-    framed = background[border].mean() > 0.7
-    return background if framed and 0.03 < thing.mean() < 0.9 and apart > 4 else None
+    if background[border].mean() < 0.7 or not 0.03 < thing.mean() < 0.9:
+        return None
+    inner = thing > ndimage.binary_erosion(thing, iterations=3, border_value=1)
+    outer = background & ndimage.binary_dilation(thing, iterations=4)
+    near, far = ((np.median(distance[a]), np.median(distance[b])) for a, b in ((outer, inner), (background, thing)))
+    sharp = np.diff(np.log1p(near))[0] > 0.5 * np.diff(np.log1p(far))[0]  # light that falls off has no edge
+    distinct = far[1] > 6 * far[0]
+    wide = ndimage.minimum_filter(background, 2 * round(0.03 * max(height, width)) + 1).mean() > 0.08  # not a gap
+    return background if sharp and distinct and wide else None
 
 
 def _otsu(values: np.ndarray) -> float:
@@ -474,7 +486,7 @@ def _noise(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Ge
 
     A sensor of the same size has smaller pixels where the photograph has more of them, which then get less light each.
     """
-    electrons, read_noise, quality = ((8000, 4, 92), (3000, 5, 85), (1200, 6, 75), (500, 7, 62), (200, 8, 50))[
+    electrons, read_noise, quality = ((10000, 3, 92), (5000, 3, 85), (2500, 4, 75), (1200, 4, 62), (600, 5, 50))[
         severity - 1
     ]
     pitch = 600 / max(mask.shape)
