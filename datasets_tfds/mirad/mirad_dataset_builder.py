@@ -1,7 +1,7 @@
 """MIRAD: individualised products at six production sites (arXiv:2510.16370), with pixel masks."""
 
 import dataclasses
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from datasets_tfds.archives import Source
@@ -9,8 +9,6 @@ from datasets_tfds.core import images_in
 from datasets_tfds.layout import Counts, LayoutBuilder, categories
 from datasets_tfds.mirad.factors import FILE, IMAGING, read_factors, unknown
 from jaxad.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # Training images, normal and anomalous test images (the paper's table of the data).
 PUBLISHED = {
@@ -52,14 +50,8 @@ class Builder(LayoutBuilder):
     def read_layout(self, folder: Path):
         factors = read_factors(folder)
         splits = super().read_layout(folder)
-        of_image = {}
-        for photograph in (p for photographs in splits.values() for p in photographs):
-            name = photograph.path.relative_to(folder).as_posix()
-            if factors and name not in factors:
-                raise UserError(f"{folder / FILE} has no line for {name}; expected one for each image, or no such file")
-            of_image[photograph.path] = factors.pop(name) if factors else unknown()
         return {
-            split: [dataclasses.replace(p, factors=of_image[p.path]) for p in photographs]
+            split: [dataclasses.replace(p, factors=_factors_of(p.path, folder, factors)) for p in photographs]
             for split, photographs in splits.items()
         }
 
@@ -67,3 +59,12 @@ class Builder(LayoutBuilder):
         """The release does not say whether masks lie in a folder below ground_truth."""
         below = super().mask_folder(ground_truth, defect)
         return below if below is not None and images_in(below) else ground_truth
+
+
+def _factors_of(image: Path, folder: Path, factors: Mapping[str, Mapping[str, str | int | float]]):
+    if not factors:
+        return unknown()
+    name = image.relative_to(folder).as_posix()
+    if name not in factors:
+        raise UserError(f"{folder / FILE} has no line for {name}; expected one for each image, or no such file")
+    return factors[name]
