@@ -54,7 +54,8 @@ FACTOR_FIGURE = {
 NODE_FIGURE = {
     "name": "nodes",
     "title": "One node held out of training",
-    "note": "Tested on the images of one node. Changes are against training on all six nodes, on the same images.",
+    "note": "Tested on the images of one node. Changes are against training on all six nodes, a fifth more images, and "
+    "testing on the same ones.",
     "rows": "tested on",
     "arms": "trained on",
 }
