@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -27,6 +28,7 @@ from jaxad.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
+_UNFINISHED = ".part"  # what is not complete yet
 _CONNECT_SECONDS, _READ_SECONDS = 8.0, 30.0
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError, ValueError)
 _PAGE, _EMPTY = "a web page", "empty"
@@ -68,7 +70,7 @@ def raw_folder(
       downloads: archives go there, what is unpacked to `downloads/extracted/NAME-FINGERPRINT`.
       is_root: whether a folder is the raw data's.
       source: the archive; None where none was published.
-      how: the end of error messages: what is expected, and how to get it.
+      how: the end of error messages: what is expected, how to get it, and where to put it when there is no network.
 
     Raises:
       UserError: nothing found and no download; an archive that is broken, unsafe or of something else; a full disk.
@@ -83,7 +85,8 @@ def raw_folder(
         raise UserError(f"{name}: no raw data {looked}; {how}")
     archive = downloads / source.file
     if not archive.is_file():
-        for earlier in sorted(downloads.glob(f"extracted/{name}-*"), key=lambda f: f.stat().st_mtime, reverse=True):
+        unpacked = [f for f in downloads.glob(f"extracted/{name}-*") if f.suffix != _UNFINISHED]
+        for earlier in sorted(unpacked, key=lambda f: f.stat().st_mtime, reverse=True):
             if found := find_root(earlier, name, is_root):
                 return found
         if not source.url:
@@ -117,7 +120,7 @@ def download(source: Source, archive: Path, name: str, how: str) -> None:
     received = _received(archive)
     while not archive.is_file():
         try:
-            with tqdm(desc=source.file, unit="B", unit_scale=True) as bar:
+            with tqdm(desc=source.file, unit="B", unit_scale=True, delay=1) as bar:
 
                 def show(so_far: int, total: int | None, bar: tqdm = bar) -> None:
                     bar.total = total
@@ -140,12 +143,7 @@ def download(source: Source, archive: Path, name: str, how: str) -> None:
                 _part(archive).unlink()  # the file has changed, or the server cannot resume
                 received = 0
                 continue
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{name}: the download of {source.url} failed: {reason}; without network, "
-                f"get {source.file} from {source.pages or source.url} elsewhere and put it into the folder that "
-                f"config.dataset.manual_dir names, or unpack it there; {how}"
-            ) from error
+            raise UserError(f"{name}: the download of {source.url} failed ({_reason(error)}); {how}") from error
         except OSError as error:
             raise _disk_error(error, archive.parent, f"downloading {source.file}") from error
     what = _looks_like(archive)
@@ -153,8 +151,7 @@ def download(source: Source, archive: Path, name: str, how: str) -> None:
         archive.unlink()
         raise UserError(
             f"{name}: {source.url} gave {what}, expected the archive {source.file} (Google Drive does so when too many "
-            f"people download a file); try again later, or get it in a browser from {source.pages or source.url} and "
-            f"put it into the folder that config.dataset.manual_dir names; {how}"
+            f"people download a file): try again later, or with a browser at {source.pages or source.url}; {how}"
         )
 
 
@@ -174,7 +171,7 @@ def unpack(archive: Path, folder: Path) -> None:
         if what in _OTHERS.values():
             todo = "unpack it with another program and set config.dataset.manual_dir to that folder"
         raise UserError(f"{archive} is {what}, expected a zip or tar archive: {todo}")
-    part = folder.with_name(f"{folder.name}.part")
+    part = folder.with_name(f"{folder.name}{_UNFINISHED}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if part.exists():  # a killed run's
@@ -324,10 +321,16 @@ def _disk_error(error: OSError, folder: Path, doing: str) -> UserError:
     return UserError(f"{folder} {reason}, {doing}: set config.dataset.data_dir to a folder with free space")
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong with a download, on one line, without the names of urllib3's classes."""
+    cause = getattr(error.args[0], "reason", error) if error.args else error
+    return re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", " ".join(str(cause).split()))[:300]
+
+
 def _part(archive: Path) -> Path:
     """The file in which gdown collects the archive; a path that does not exist before it began."""
-    names = [f for f in archive.parent.glob("*.part") if f.name.startswith(archive.name)]
-    return names[0] if names else archive.with_name(f"{archive.name}.part")
+    names = [f for f in archive.parent.glob(f"*{_UNFINISHED}") if f.name.startswith(archive.name)]
+    return names[0] if names else archive.with_name(f"{archive.name}{_UNFINISHED}")
 
 
 def _received(archive: Path) -> int:

@@ -27,8 +27,8 @@ PUBLISHED = {
 _DRIVE = "https://drive.google.com/file/d/1-4aMEtiTvk77Oo-oNW6WdPPuxpfHRKwq/view"
 _HOW = (
     "expected CATEGORY/train/good, CATEGORY/test/good, CATEGORY/test/anomaly and CATEGORY/ground_truth with a mask for "
-    f"each image of test/anomaly; the archive is at {_DRIVE} (see github.com/wu33learn/MIRAD): put it into the folder "
-    "that config.dataset.manual_dir names, or unpack it there"
+    f"each image of test/anomaly; get the archive from {_DRIVE} (linked from github.com/wu33learn/MIRAD) and put it "
+    "into the folder that config.dataset.manual_dir names, or unpack it there"
 )
 
 

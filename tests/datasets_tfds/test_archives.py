@@ -54,11 +54,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Server:
-    """One file on loopback; counts the requests, can break connections off, serve a page, ignore ranges."""
+    """One file on loopback; counts the requests, can break connections off, stall, serve a page, ignore ranges."""
 
     def __init__(self, content: bytes):
         self.content, self.ranges, self.break_after = content, True, 0
         self.asked: list[str] = []
+        self.stall_after, self.go_on = 0, threading.Event()
         self.content_type = "application/octet-stream"
         outer = self
 
@@ -78,6 +79,10 @@ class Server:
                 self.end_headers()
                 if outer.break_after:
                     body, outer.break_after = body[: outer.break_after], 0
+                if outer.stall_after:
+                    self.wfile.write(body[: outer.stall_after])
+                    outer.go_on.wait(60)
+                    return None
                 self.wfile.write(body)
 
             def log_message(self, *_):
@@ -239,6 +244,24 @@ archives.raw_folder("bottles", Path(sys.argv[1]), Path(sys.argv[2]), lambda f: (
     assert [p.name for p in (tmp_path / "downloads" / "extracted").iterdir()] == [root.parent.name]
 
 
+def test_what_a_killed_unpacking_left_is_never_used(tmp_path):
+    (tmp_path / "downloads" / "extracted" / "bottles-0123456789ab.part" / "bottle" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match="it cannot be downloaded automatically; put it there"):
+        find(tmp_path, source=Source("set.zip"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("flag_bits", 1), ("compress_type", 9)])
+def test_a_zip_that_needs_another_program_is_said(tmp_path, field, value):
+    content = bytearray(make_archive(tmp_path / "set.zip", {"a.png": b"1"}).read_bytes())
+    local, central = {"flag_bits": 6, "compress_type": 8}, {"flag_bits": 8, "compress_type": 10}
+    for start, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+        content[content.index(start) + offset[field]] = value
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"set\.zip cannot be unpacked here \(.*\): unpack it with another program"):
+        unpack(tmp_path / "set.zip", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["set.zip"]
+
+
 def test_folders_are_looked_for_two_levels_deep_and_that_of_the_name_first(tmp_path):
     for place in ("a/set", "bottles/bottle", "z/bottle"):
         (tmp_path / place / "train").mkdir(parents=True)
@@ -304,12 +327,30 @@ def test_a_broken_connection_is_resumed(tmp_path, server):
 
 
 def test_a_killed_download_is_resumed_by_the_next_run(tmp_path, server):
-    server.content = make_archive(tmp_path / "set.zip", {"set/bottle/train/0": os.urandom(2_000_000)}).read_bytes()
-    (tmp_path / "downloads").mkdir()
-    (tmp_path / "downloads" / "set.zipab3d5678.part").write_bytes(server.content[:1_000_000])
+    server.content = make_archive(tmp_path / "set.zip", {"set/bottle/train/0": os.urandom(3_000_000)}).read_bytes()
+    server.stall_after = 2_000_000
+    downloads = tmp_path / "downloads"
+    code = """
+import sys
+from pathlib import Path
+from datasets_tfds.archives import Source, raw_folder
+raw_folder("bottles", None, Path(sys.argv[1]), lambda f: True, Source("set.zip", sys.argv[2]), "")
+"""
+    run = [sys.executable, "-c", code, str(downloads), server.source().url]
+    process = subprocess.Popen(run, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 30
+    while sum(p.stat().st_size for p in downloads.glob("*.part")) < 1_000_000 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    server.stall_after = 0
+    server.go_on.set()
+    assert not (downloads / "set.zip").exists()
+    (part,) = downloads.glob("*.part")
+    received = part.stat().st_size
     find(tmp_path, source=server.source())
-    assert server.asked[-1] == "bytes=1000000-"
-    assert (tmp_path / "downloads" / "set.zip").read_bytes() == server.content
+    assert server.asked[-1] == f"bytes={received}-"
+    assert (downloads / "set.zip").read_bytes() == server.content
 
 
 def test_a_server_that_cannot_resume_sends_all_of_it_again(tmp_path, server):
@@ -336,12 +377,25 @@ def test_without_network_the_error_says_what_failed_and_how_to_go_on(tmp_path, s
     assert time.monotonic() - start < 10
     message = str(caught.value)
     assert "\n" not in message
-    for part in (server.source().url, "refused", "example.org/set", "config.dataset.manual_dir", HOW):
+    for part in (server.source().url, "refused", HOW):
         assert part in message
 
 
+def test_what_google_drive_says_is_passed_on_in_one_line(tmp_path, monkeypatch):
+    import gdown
+
+    def refuse(*_, **__):
+        raise gdown.FileURLRetrievalError("Failed to retrieve file url:\n\n\tToo many users\n\thave viewed it.\n")
+
+    monkeypatch.setattr(gdown, "download", refuse)
+    with pytest.raises(UserError) as caught:
+        find(tmp_path, source=Source("set.zip", "https://drive.google.com/file/d/0/view"))
+    expected = "view failed (Failed to retrieve file url: Too many users have viewed it.); put it there"
+    assert str(caught.value).endswith(expected)
+
+
 def test_a_missing_file_on_the_server_is_said(tmp_path, server):
-    with pytest.raises(UserError, match=r"the download of http://.*/gone\.zip failed: 404 .*without network"):
+    with pytest.raises(UserError, match=r"the download of http://\S*/gone\.zip failed \(404 .*\); put it there"):
         find(tmp_path, source=server.source("gone.zip"))
 
 

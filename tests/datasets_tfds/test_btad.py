@@ -42,5 +42,5 @@ def test_missing_folders_go_by_their_published_names(tmp_path):
 
 def test_a_download_is_tried(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(UserError, match=r"the download of https://avires\S+/btad\.zip failed: .*manual_dir"):
+    with pytest.raises(UserError, match=r"the download of https://avires\S+/btad\.zip failed \(.*\); .*manual_dir"):
         Builder(data_dir=tmp_path, config="02").photographs(Path(tmp_path))
