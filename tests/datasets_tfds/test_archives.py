@@ -89,7 +89,7 @@ class Server:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def source(self, path: str = "set.zip") -> Source:
         return Source(file="set.zip", url=f"http://127.0.0.1:{self.server.server_port}/{path}", pages="example.org/set")
