@@ -186,16 +186,15 @@ def covered(distance: Distance, pitch: float) -> Float[np.ndarray, "rows columns
 
 
 def bevelled(distance: Distance, height: float, radius: float) -> Float[np.ndarray, "rows columns"]:
-    """Height in mm of a slab whose upper edge is rounded with `radius`; 0 outside the shape."""
+    """Height in mm of a slab whose upper edge is rounded with `radius`; outside, that of the foot of the edge."""
     short = np.clip(1 + distance / np.float32(radius), 0, 1)
-    top = np.float32(height - radius) + np.float32(radius) * np.sqrt(np.maximum(1 - short * short, 0))
-    return np.where(distance < 0, top, np.float32(0))
+    return np.float32(height - radius) + np.float32(radius) * np.sqrt(np.maximum(1 - short * short, 0))
 
 
 def domed(distance: Distance, half_width: float) -> Float[np.ndarray, "rows columns"]:
     """Height in mm of a round tube or bead, `half_width` at its middle line; `distance` is that of its outline."""
     across = np.clip(1 + distance / np.float32(half_width), 0, 1)
-    return np.where(distance < 0, np.float32(half_width) * np.sqrt(np.maximum(1 - across * across, 0)), np.float32(0))
+    return np.float32(half_width) * np.sqrt(np.maximum(1 - across * across, 0))
 
 
 @dataclass(frozen=True)

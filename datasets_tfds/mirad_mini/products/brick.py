@@ -14,6 +14,7 @@ from datasets_tfds.mirad_mini.design import Change, Changes, Design, Footprints,
 from datasets_tfds.mirad_mini.glyphs import marked, marks
 from datasets_tfds.mirad_mini.products.finish import PARTNERS, PLASTICS, gated, linear, others, tinted
 from datasets_tfds.mirad_mini.surface import (
+    Distance,
     Grid,
     Material,
     Surface,
@@ -110,9 +111,10 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
     footprints: Footprints = {}
     surface, footprints = _studs(design, g, changes, surface, plain, second)
     centre, half_x, half_y = _tile(design)
+    tile = rounded_box(*local(g, centre), half_x - 0.12, half_y - 0.12, 0.4)
+    footprints["tile"] = tile < 0
     if not changes.missing("tile"):
-        surface = _tiled(surface, g, centre, half_x, half_y, thickness, second)
-    footprints["tile"] = rounded_box(*local(g, centre), half_x, half_y, 0.3) < 0
+        surface = _tiled(surface, g, tile, thickness, second)
 
     # A print is never quite in its place.
     off = rng.uniform(-0.25, 0.25, 2)
@@ -121,7 +123,7 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
     line = marks(changes.symbol("symbol", design.symbol), (x, y), small, 1.6 * half_x, angle)
     line = [dataclasses.replace(mark, mirrored=changes.mirrored("symbol")) for mark in line]
     if not (changes.missing("symbol") or changes.missing("tile")):
-        shape = marked(g, line, weight=0.16)
+        shape = np.maximum(marked(g, line, weight=0.16), tile)
         footprints["symbol"] = shape < 0
         if design.choices["symbol"] == "embossed":
             surface = lay(surface, covered(shape, g.pitch), ink, surface.height + bevelled(shape, 0.55, 0.25))
@@ -131,8 +133,7 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
     return surface, footprints
 
 
-def _tiled(surface: Surface, g: Grid, centre, half_x: float, half_y: float, thickness: float, material: Material):
-    outline = rounded_box(*local(g, centre), half_x - 0.12, half_y - 0.12, 0.4)
+def _tiled(surface: Surface, g: Grid, outline: Distance, thickness: float, material: Material) -> Surface:
     gap = covered(outline - np.float32(0.25), g.pitch) * surface.cover
     surface = lay(surface, gap, Material((0.02, 0.02, 0.02), 0.1), surface.height - np.float32(0.3))
     return lay(surface, covered(outline, g.pitch), material, bevelled(outline, thickness + 1.6, 0.3))

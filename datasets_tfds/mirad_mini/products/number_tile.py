@@ -108,7 +108,8 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
 
     off = rng.uniform(-0.2, 0.2, 2)
     x, y, angle = changes.placed("symbol", centre[0] + off[0], centre[1] + off[1] - 0.16 * half, rng.uniform(-1.5, 1.5))
-    line = marks(changes.symbol("symbol", design.symbol), (x, y), 1.02 * half, 1.3 * half, angle)
+    widest = (1.12 if design.shape == "shield" else 1.3) * half
+    line = marks(changes.symbol("symbol", design.symbol), (x, y), 1.02 * half, widest, angle)
     placed = []
     for k, mark in enumerate(line):
         part = f"digit {k}"

@@ -30,13 +30,14 @@ from datasets_tfds.mirad_mini.surface import (
     bevelled,
     circle,
     covered,
-    cut,
     difference,
     ellipse,
     empty,
+    grid,
     lay,
     local,
     polyline,
+    rounded_box,
     smooth_noise,
     tapered,
     union,
@@ -49,7 +50,7 @@ DESIGNS = {
     "dancer": ("body", "folded", "closed", "none"),
     "sweetheart": ("body", "spread", "closed", "heart"),
     "face": ("head", "upright", "dots", "none"),
-    "lop": ("head", "lop", "holes", "none"),
+    "lop": ("body", "lop", "dots", "none"),
     "winker": ("head", "folded", "wink", "none"),
     "wide": ("head", "spread", "holes", "none"),
     "runner": ("side", "swept", "dots", "none"),
@@ -62,27 +63,28 @@ _EARS = {
     "upright": (((0.13, 0.22), (0.17, 0.55), (0.2, 0.82)), (0.1, 0.145, 0.1)),
     "short": (((0.15, 0.22), (0.2, 0.45), (0.23, 0.6)), (0.11, 0.15, 0.12)),
     "spread": (((0.15, 0.2), (0.33, 0.5), (0.48, 0.72)), (0.09, 0.14, 0.09)),
-    "lop": (((0.18, 0.3), (0.46, 0.28), (0.52, -0.18)), (0.11, 0.14, 0.16)),
+    "lop": (((0.12, 0.22), (0.36, 0.24), (0.47, -0.2)), (0.08, 0.11, 0.14)),
     "folded": (((0.13, 0.22), (0.18, 0.55), (0.2, 0.82)), (0.1, 0.14, 0.1)),
-    "swept": (((0.05, 0.18), (-0.16, 0.48), (-0.36, 0.7)), (0.085, 0.12, 0.08)),
+    "swept": (((0.0, 0.16), (-0.26, 0.48), (-0.56, 0.72)), (0.095, 0.14, 0.1)),
 }
 _BENT = ((0.13, 0.22), (0.2, 0.56), (0.5, 0.48))  # the right ear of "folded"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pose:
-    """Where head, body and letters are, in units of half the size; `scale` of head and ears."""
+    """Where head and letters are, in units of half the size; `scale` of head and ears; room for letters."""
 
     head: tuple[float, float]
     scale: float
     letters: tuple[float, float]
-    room: float
+    high: float
+    wide: float
 
 
 _POSES = {
-    "body": _Pose((0.0, 0.06), 1.0, (0.0, -0.55), 0.5),
-    "head": _Pose((0.0, -0.42), 1.55, (0.0, -0.05), 0.36),
-    "side": _Pose((0.42, 0.05), 0.95, (-0.12, -0.5), 0.52),
+    "body": _Pose((0.0, 0.06), 1.0, (0.0, -0.55), 0.3, 0.46),
+    "head": _Pose((0.0, -0.42), 1.55, (0.0, -0.09), 0.23, 0.34),
+    "side": _Pose((0.45, 0.0), 1.0, (-0.16, -0.5), 0.34, 0.52),
 }
 
 
@@ -90,25 +92,42 @@ def draw(rng: np.random.Generator) -> Design:
     made = pick(rng, ("printed", "printed", "acrylic", "wood", "wood", "metal"))
     options = {"wood": WOODS, "metal": ("steel", "brass", "copper")}.get(made, PLASTICS)
     colour, shape = pick(rng, options), pick(rng, list(DESIGNS))
-    size, hoop = float(rng.uniform(28, 32)), float(rng.uniform(3.4, 4.4))
-    top = size / 2 + 1.7 * hoop
-    return Design(
-        family="pendant",
-        colour=colour,
-        partner=PARTNERS.get(colour, "black"),
-        shape=shape,
-        pattern=DESIGNS[shape][1],
-        symbol="".join(pick(rng, LETTERS_USED) for _ in range(1 if rng.random() < 0.5 else 2)),
-        size_mm=size,
-        extent_mm=extent_of(size / 2, (size / 2 + top) / 2),
-        thickness_mm=float(rng.uniform(3, 4.5)),
-        numbers={"hoop": hoop, "down": (top - size / 2) / 2, "ear": float(rng.uniform(0.92, 1.1)),
-                 "plump": float(rng.uniform(0.94, 1.08)), "swing": float(rng.uniform(-22, 22)),
-                 "layers": float(rng.uniform(0.012, 0.025)), "lines": float(rng.choice([0, 45, 90])),
-                 "weight": float(rng.uniform(0.16, 0.21))},
-        choices={"made": made, "metal": pick(rng, ("steel", "nickel", "brass"))},
-        seed=int(rng.integers(2**31)),
+    return _fitted(
+        Design(
+            family="pendant",
+            colour=colour,
+            partner=PARTNERS.get(colour, "black"),
+            shape=shape,
+            pattern=DESIGNS[shape][1],
+            symbol="".join(pick(rng, LETTERS_USED) for _ in range(1 if rng.random() < 0.5 else 2)),
+            size_mm=float(rng.uniform(27, 32)),
+            extent_mm=80.0,
+            thickness_mm=float(rng.uniform(3, 4.5)),
+            numbers={"hoop": float(rng.uniform(3.4, 4.4)), "ear": float(rng.uniform(0.92, 1.1)),
+                     "plump": float(rng.uniform(0.94, 1.08)), "swing": float(rng.uniform(-22, 22)),
+                     "layers": float(rng.uniform(0.012, 0.025)), "lines": float(rng.choice([0, 45, 90])),
+                     "weight": float(rng.uniform(0.16, 0.21)), "half": 15.0, "left": 0.0, "down": 0.0},
+            choices={"made": made, "metal": pick(rng, ("steel", "nickel", "brass"))},
+            seed=int(rng.integers(2**31)),
+        )
     )  # fmt: skip
+
+
+def _fitted(design: Design) -> Design:
+    """Gives the rabbit its size and puts rabbit and ring into the middle, whatever the outline."""
+    coarse = grid(design.extent_mm, 0.5)
+
+    def box(design: Design, *changes: Change) -> tuple[float, float, float, float]:
+        rows, columns = np.nonzero(relief(design, coarse, Changes(changes))[0].cover > 0.5)
+        x, y = coarse.x[0, columns], coarse.y[rows, 0]
+        return float(x.min()), float(x.max()), float(y.min()), float(y.max())
+
+    left, right, low, high = box(design, Change("ring", "missing"))
+    half = 15.0 * design.size_mm / max(right - left, high - low)
+    design = dataclasses.replace(design, numbers={**design.numbers, "half": half})
+    left, right, low, high = box(design)
+    numbers = {**design.numbers, "left": (left + right) / 2, "down": (low + high) / 2}
+    return dataclasses.replace(design, numbers=numbers, extent_mm=extent_of((right - left) / 2, (high - low) / 2))
 
 
 def _chain(x, y, points, widths) -> np.ndarray:
@@ -126,7 +145,7 @@ def _ears(design: Design, x, y, changes: Changes, thin: float = 0.0) -> list[np.
     first = [(px, py * (stretch if py > 0.3 else 1)) for px, py in points]
     second = _BENT if kind == "folded" else first
     if DESIGNS[design.shape][0] == "side":
-        second = [(px + 0.16, py * 0.98) for px, py in first]
+        second = [(px + 0.2, py * 1.04 - 0.02) for px, py in first]
         flip = 1
     else:
         flip = -1
@@ -157,12 +176,12 @@ def _body(design: Design, x, y) -> list[np.ndarray]:
             tapered(np.abs(x), y, (0.3, -0.42), (0.45, -0.28), 0.09, 0.08),
         ]
     return [
-        ellipse(head_x, head_y, 0.33, 0.27),
-        ellipse(x + np.float32(0.12), y + np.float32(0.5), 0.55, 0.42 * plump),
-        circle(x + np.float32(0.7), y + np.float32(0.42), 0.17),
-        tapered(x, y, (0.2, -0.2), (0.42, -0.02), 0.3, 0.2),
-        tapered(x, y, (0.3, -0.6), (0.36, -0.9), 0.12, 0.09),
-        tapered(x, y, (-0.3, -0.88), (0.05, -0.9), 0.12, 0.09),
+        ellipse(head_x, head_y, 0.36, 0.29),
+        ellipse(x + np.float32(0.16), y + np.float32(0.5), 0.58, 0.42 * plump),
+        circle(x + np.float32(0.78), y + np.float32(0.52), 0.18),
+        tapered(x, y, (0.12, -0.34), (0.4, -0.06), 0.36, 0.26),
+        tapered(x, y, (0.32, -0.6), (0.44, -0.9), 0.14, 0.1),
+        tapered(x, y, (-0.36, -0.86), (0.08, -0.9), 0.13, 0.1),
     ]
 
 
@@ -171,7 +190,7 @@ def _eyelet(design: Design) -> tuple[float, float]:
     pose_name, kind = DESIGNS[design.shape][:2]
     pose, stretch = _POSES[pose_name], design.numbers["ear"]
     if kind == "lop":
-        return pose.head[0], pose.head[1] + 0.54 - 0.12
+        return pose.head[0], pose.head[1] + 0.27
     px, py = _EARS[kind][0][-1]
     return pose.head[0] + (px if pose_name == "side" else -px) * pose.scale, pose.head[1] + (py * stretch) * pose.scale
 
@@ -189,7 +208,8 @@ def _face(design: Design, x, y) -> tuple[np.ndarray | None, np.ndarray]:
         spots = [((-0.15, 0.05), 1.0), ((0.15, 0.05), -1.0)]
         mouth = polyline(x, y, [(-0.09, -0.13), (-0.045, -0.165), (0, -0.11), (0.045, -0.165), (0.09, -0.13)])
         nose = ellipse(x, y + np.float32(0.06), 0.055, 0.04)
-        lines = [mouth - np.float32(0.018), nose]
+        teeth = rounded_box(np.abs(x) - np.float32(0.024), y + np.float32(0.195), 0.019, 0.032, 0.006)
+        lines = [mouth - np.float32(0.018), nose, teeth]
     holes = []
     for k, ((at_x, at_y), side) in enumerate(spots):
         if eyes == "closed" or (eyes == "wink" and k == 1):
@@ -205,13 +225,13 @@ def _face(design: Design, x, y) -> tuple[np.ndarray | None, np.ndarray]:
 
 def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprints]:
     rng, n, made = design.stream(0), design.numbers, design.choices["made"]
-    half, thickness, down = design.size_mm / 2, design.thickness_mm, n["down"]
+    half, thickness, left, down = n["half"], design.thickness_mm, n["left"], n["down"]
     unit = np.float32(1 / half)
-    x, y = g.x * unit, (g.y + np.float32(down)) * unit
+    x, y = (g.x + np.float32(left)) * unit, (g.y + np.float32(down)) * unit
     ears = _ears(design, x, y, changes)
     silhouette = union(*_body(design, x, y), *ears, smooth=0.06) * np.float32(half)
     at = _eyelet(design)
-    eye = (at[0] * half, at[1] * half - down)
+    eye = (at[0] * half - left, at[1] * half - down)
     bore = circle(*local(g, eye), 1.15)
     silhouette = union(silhouette, circle(*local(g, eye), 2.2), smooth=0.6)
     holes, engraved = _face(design, x, y)
@@ -232,13 +252,15 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
         belly = np.abs(ellipse(x - np.float32(pose.letters[0]), y - np.float32(pose.letters[1]), 0.31, 0.3)) * half
         surface = _engraved(surface, g, belly - np.float32(0.3), None)
     elif extra == "heart":
-        heart = marked(g, marks("heart", (0.62 * 0.42 * half, -0.78 * half - down), 0.24 * half, 9), 0.1)
-        surface = cut(surface, covered(heart, g.pitch))
+        middle = (pose.letters[0] * half - left, pose.letters[1] * half - down - 0.3)
+        heart = marked(g, marks("heart", middle, 0.72 * half, 99))
+        surface = _engraved(surface, g, np.abs(heart) - np.float32(0.3), None)
 
     off = rng.uniform(-0.2, 0.2, 2)
-    spot = (pose.letters[0] * half + off[0], pose.letters[1] * half - down + off[1])
+    wide = min(pose.wide, 0.36) if extra == "belly" else pose.wide
+    spot = (pose.letters[0] * half - left + off[0], pose.letters[1] * half - down + off[1])
     spot = changes.placed("symbol", *spot, rng.uniform(-2, 2))
-    line = marks(changes.symbol("symbol", design.symbol), spot[:2], 0.34 * half, pose.room * half, spot[2])
+    line = marks(changes.symbol("symbol", design.symbol), spot[:2], pose.high * half, wide * half, spot[2])
     line = [dataclasses.replace(mark, mirrored=changes.mirrored("symbol")) for mark in line]
     shape = marked(g, [] if changes.missing("symbol") else line, n["weight"])
     footprints["symbol"] = shape < 0
