@@ -23,6 +23,7 @@ from jaxad import experiment, sharding
 from jaxad.config import FREE_FIELDS, Config, check_field, fields, plain, replace_field
 from jaxad.errors import UserError, did_you_mean
 from jaxad.report import sensitivity
+from jaxad.report.overlaps import read_overlaps
 from jaxad.workdir import check_config, evaluation_folder, folder_name, open_workdir
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
                 "%s, %d of %d models; cell %s, %d of %d", model, place, len(models), cell.name, number, len(members)
             )
             found = experiment.run(cell.config, folder, mode)
+            target = evaluation_folder(folder, cell.config)
             results[cell.name] = sensitivity.CellResult(
                 name=cell.name,
                 labels=cell.labels,
@@ -80,7 +82,8 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
                 trained_on=trained_on(cell.config),
                 tested_on=tested_on(cell.config),
                 categories=found,
-                report=str((evaluation_folder(folder, cell.config) / "report.html").relative_to(workdir)),
+                report=str((target / "report.html").relative_to(workdir)),
+                overlaps=read_overlaps(target),
             )
     if mode == "train":
         return []

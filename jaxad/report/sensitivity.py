@@ -6,13 +6,14 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from jaxad.metrics import resampling
 from jaxad.report.atomic import write_text
@@ -24,6 +25,7 @@ from jaxad.report.table import markdown, markdown_table, mean_metrics, percent
 
 METRICS = ("I-AUROC", "AUPRO")
 RESAMPLES = 1000
+_TOLERANCE = {"I-AUROC": 1e-6, "AUPRO": 5e-3}  # a profile's thresholds are some of all
 _STYLE = (
     STYLE
     + CHART_STYLE
@@ -47,6 +49,7 @@ class CellResult:
       trained_on: data set, split and selection, in words.
       tested_on: split, selection and corruptions, in words.
       report: its own page, relative to the benchmark's folder.
+      overlaps: by category, for the intervals of AUPRO.
     """
 
     name: str
@@ -57,6 +60,7 @@ class CellResult:
     tested_on: str
     categories: Sequence[CategoryResult]
     report: str
+    overlaps: Mapping[str, resampling.OverlapProfile] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -81,8 +85,8 @@ def changes(cells: Sequence[CellResult], seed: int) -> dict[str, dict[str, Chang
     """Cell -> metric -> change; a metric without a value in both cells has none.
 
     The interval is the paired bootstrap's: test images are drawn again, the same places of both cells, normal and
-    anomalous ones for themselves. It needs test sets that agree in length and labels, and scores that give the metric;
-    so AUPRO has none (results hold no maps), nor I-AUROC as ADer computes it where that is another score.
+    anomalous ones for themselves. It needs test sets that agree in length and labels, and scores and overlap profiles
+    that give the metric; so there is none for ADer's approximations where these are another number.
     """
     by_name = {cell.name: cell for cell in cells}
     return {
@@ -101,8 +105,8 @@ def _change(cell: CellResult, reference: CellResult, metric: str, seed: int) -> 
     if not differences:
         return None
     mean, interval = float(np.mean(list(differences.values()))), None
-    if metric == "I-AUROC" and cell.name != reference.name:
-        pairs = [_pair(cell, reference, category, seed) for category in differences]
+    if cell.name != reference.name:
+        pairs = [_resampled(cell, reference, category, metric, seed) for category in differences]
         if all(pair is not None for pair in pairs):
             interval = resampling.interval(np.mean([pair for pair in pairs if pair is not None], axis=0))
     return Change(mean, interval, differences)
@@ -114,20 +118,34 @@ def _known(cell: CellResult, metric: str) -> dict[str, float]:
     return {category: value for category, value in values.items() if not math.isnan(value)}
 
 
-def _pair(cell: CellResult, reference: CellResult, category: str, seed: int) -> np.ndarray | None:
-    """Resampled changes of one category's I-AUROC."""
-    after, before = (next(r for r in side.categories if r.category == category) for side in (cell, reference))
-    labels = np.asarray(before.labels, bool)
-    if not np.array_equal(labels, np.asarray(after.labels, bool)):
+def _resampled(
+    cell: CellResult, reference: CellResult, category: str, metric: str, seed: int
+) -> Float[np.ndarray, " r"] | None:
+    """Resampled changes of one category's metric; None without pairs of images."""
+    labels = np.asarray(_of(cell, category).labels, bool)
+    if not np.array_equal(labels, _of(reference, category).labels):
         return None
-    once = np.ones((1, len(labels)), np.int64)
-    for result in (after, before):
-        if abs(resampling.resampled_auroc(result.scores, labels, once)[0] - result.metrics["I-AUROC"]) > 1e-6:
-            return None
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(category.encode())], np.uint64)))
-    counts = resampling.resample(labels, RESAMPLES, rng)
-    drawn = [resampling.resampled_auroc(result.scores, labels, counts) for result in (after, before)]
-    return drawn[0] - drawn[1]
+    # the first row is the test set as it is
+    counts = np.vstack([np.ones(len(labels), np.int64), resampling.resample(labels, RESAMPLES, rng)])
+    after, before = (_values(side, category, metric, counts) for side in (cell, reference))
+    return None if after is None or before is None else after[1:] - before[1:]
+
+
+def _values(cell: CellResult, category: str, metric: str, counts: Int[np.ndarray, "r n"]) -> np.ndarray | None:
+    """The metric of each resample; None where it cannot be had from what was kept."""
+    result = _of(cell, category)
+    if metric == "I-AUROC":
+        values = resampling.resampled_auroc(result.scores, result.labels, counts)
+    elif category in cell.overlaps and len(cell.overlaps[category].normal) == len(result.labels):
+        values = resampling.resampled_aupro(cell.overlaps[category], counts)
+    else:
+        return None
+    return values if abs(values[0] - result.metrics[metric]) < _TOLERANCE[metric] else None
+
+
+def _of(cell: CellResult, category: str) -> CategoryResult:
+    return next(result for result in cell.categories if result.category == category)
 
 
 def write(
@@ -216,8 +234,7 @@ def _markdown(cells, changed, figures, run) -> str:
     """The table, a row a cell, with its footnotes."""
     names = _measured(cells)
     header = ["cell", "trained on", "tested on", "images"]
-    header += [title for metric in names for title in (metric, "change", "95 %" if metric == "I-AUROC" else "")]
-    header = [title for title in header if title]
+    header += [title for metric in names for title in (metric, "change", "95 %")]
     body = [[markdown(text) for text in _row(cell, changed[cell.name], names)] for cell in cells]
     return "\n".join(
         [*markdown_table(header, body), "", *(markdown(note) + "  " for note in _notes(cells, figures, run))]
@@ -228,9 +245,8 @@ def _row(cell: CellResult, change: Mapping[str, Change], names: Sequence[str]) -
     means, _ = mean_metrics(cell.categories)
     texts = [cell.name, cell.trained_on, cell.tested_on, str(cell.images)]
     for metric in names:
-        texts += [percent(means.get(metric, math.nan)), _change_text(cell, change.get(metric))]
-        if metric == "I-AUROC":
-            texts.append(_interval_text(change.get(metric)))
+        moved = change.get(metric)
+        texts += [percent(means.get(metric, math.nan)), _change_text(cell, moved), _interval_text(moved)]
     return texts
 
 
@@ -257,7 +273,7 @@ def _notes(cells: Sequence[CellResult], figures: Sequence[Mapping[str, Any]], ru
         f"Metrics in percent{over}, mode {run['metrics']}; changes in percentage points.",
         *(f"{figure['title']}: {figure['note']}" for figure in figures if figure.get("note")),
         f"95 %: paired bootstrap over the test images, {RESAMPLES} resamples, seed {run['seed']}: what another draw of "
-        "such images might give, not another training. AUPRO has no interval: results hold no anomaly maps.",
+        "such images might give, not another training.",
     ]
 
 
@@ -334,7 +350,7 @@ def _page(cells, changed, figures, drawn, run) -> str:
         )
     header = ["Cell", "Trained on", "Tested on", "Images"]
     for metric in names:
-        header += [metric, "Change"] + ["95 %"] * (metric == "I-AUROC")
+        header += [metric, "Change", "95 %"]
     body = []
     for cell in cells:
         texts = _row(cell, changed[cell.name], names)

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from jaxad.metrics import evaluate
+from jaxad.metrics.resampling import overlap_profile
 from jaxad.report.sensitivity import CellResult, changes, write
 from jaxad.report.sensitivity_charts import Line, Mark, row_chart, severity_chart, sheet, signed
 from tests.report import samples
@@ -80,6 +82,25 @@ def test_without_pairs_of_images_there_is_no_interval(cells):
         moved = changes([plain, cell("moved", [result, button])], 0)["moved"]
         assert moved["I-AUROC"].interval is None
         assert moved["AUPRO"].interval is None
+
+
+def test_aupro_has_an_interval_where_both_cells_kept_their_overlaps(cells):
+    plain, worse = cells[:2]
+    truth = np.zeros((10, 16, 16), bool)
+    truth[6:, 4:8, 4:9] = True
+    kept, valid = [], np.ones(truth.shape, bool)
+    for one, contrast in ((plain, 0.4), (worse, 0.1)):
+        results, overlaps = [], {}
+        for result in one.categories:
+            maps = np.random.default_rng(0).random(truth.shape).astype(np.float32) + contrast * truth
+            overlaps[result.category] = overlap_profile(maps, truth, valid, np.ones(10, bool))
+            exact = evaluate(maps, truth, result.scores, result.labels)["AUPRO"]
+            results.append(replace(result, metrics={**result.metrics, "AUPRO": exact}))
+        kept.append(replace(one, categories=results, overlaps=overlaps))
+    change = changes(kept, 0)["blurred"]["AUPRO"]
+    assert change.interval is not None
+    assert change.interval[0] < change.mean < change.interval[1] < 0
+    assert changes([kept[0], replace(kept[1], overlaps={})], 0)["blurred"]["AUPRO"].interval is None
 
 
 def test_every_file_says_the_same(cells, tmp_path):
