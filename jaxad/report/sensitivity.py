@@ -74,6 +74,7 @@ class Change:
     Attributes:
       mean: over the categories that both have it of.
       interval: 95 %, of the mean; None where there is none (`changes` says when).
+      categories: each one's own change.
     """
 
     mean: float

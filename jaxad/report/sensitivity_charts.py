@@ -139,7 +139,8 @@ def severity_chart(title: str, metric: str, lines: Sequence[Line]) -> str:
         label = "none" if not severity else f"{severity:g}"
         parts.append(f'<text x="{across(severity):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     middle = _LINES_LEFT + (plot_width - 16) / 2
-    parts.append(f'<text x="{middle}" y="{_LINES_HEIGHT - 6}" text-anchor="middle">severity of the corruption</text>')
+    bars = "; bars: 95 % intervals" * any(ends is not None for line in lines for ends in line.intervals)
+    parts.append(f'<text x="{middle}" y="{_LINES_HEIGHT - 6}" text-anchor="middle">severity{bars}</text>')
     parts.append(
         f'<text transform="translate(12 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">'
         "change in percentage points</text>"
