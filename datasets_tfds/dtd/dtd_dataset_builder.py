@@ -20,13 +20,13 @@ TEXTURES = (
 # fmt: on
 PUBLISHED = {"classes": 47, "textures": 5640}
 
-_ARCHIVE = Source(
+ARCHIVE = Source(
     file="dtd-r1.0.1.tar.gz",
     url="https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
     pages="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
 )
 _HOW = (
-    f"get {_ARCHIVE.file} (0.6 GB) from {_ARCHIVE.url} and set config.dataset.manual_dir to the folder that holds it "
+    f"get {ARCHIVE.file} (0.6 GB) from {ARCHIVE.url} and set config.dataset.manual_dir to the folder that holds it "
     "or its content, images/CLASS/CLASS_NNNN.jpg with 47 classes from banded to zigzagged"
 )
 
@@ -43,7 +43,7 @@ class Builder(PhotographBuilder, skip_registration=_NAME_IS_TAKEN):
     FACTORS = {"texture": tfds.features.Text(doc="The class, polka-dotted for instance.")}  # noqa: RUF012
 
     def photographs(self, manual_dir: Path | None):
-        root = raw_folder("dtd", manual_dir, Path(self.data_dir_root) / "downloads", _is_root, _ARCHIVE, _HOW)
+        root = raw_folder("dtd", manual_dir, Path(self.data_dir_root) / "downloads", is_root, ARCHIVE, _HOW)
         photographs = []
         for texture in TEXTURES:
             images = images_in(root / "images" / texture)
@@ -54,5 +54,6 @@ class Builder(PhotographBuilder, skip_registration=_NAME_IS_TAKEN):
         return {"train": photographs}
 
 
-def _is_root(folder: Path) -> bool:
+def is_root(folder: Path) -> bool:
+    """Whether a folder holds the textures, or some of them."""
     return any((folder / "images" / texture).is_dir() for texture in TEXTURES)
