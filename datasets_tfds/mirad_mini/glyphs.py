@@ -36,7 +36,7 @@ class Mark:
 
 
 def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> Line:
-    steps = max(2, math.ceil(abs(end - start) / 22))
+    steps = max(2, math.ceil(abs(end - start) / 15))
     angles = [math.radians(start + (end - start) * k / steps) for k in range(steps + 1)]
     return [(cx + rx * math.cos(a), cy + ry * math.sin(a)) for a in angles]
 

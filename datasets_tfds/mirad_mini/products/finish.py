@@ -112,7 +112,7 @@ def wooden(surface: Surface, g: Grid, rng: np.random.Generator, where: np.ndarra
     late = (rings - np.floor(rings)) ** 3
     fibres = smooth_noise(g, rng, (0.22, 5.0))
     pores = np.maximum(smooth_noise(g, rng, (0.2, 1.6)) - 1.6, 0)
-    tone = 1 - 0.3 * late + 0.07 * fibres - 0.28 * pores
+    tone = np.clip(1 - 0.3 * late + 0.07 * fibres - 0.28 * pores, 0.2, 1.3)
     factor = np.stack([tone, tone**1.25, tone**1.5], -1)
     return replace(
         surface,

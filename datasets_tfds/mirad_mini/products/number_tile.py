@@ -72,7 +72,7 @@ def _outline(design: Design, g: Grid, centre: tuple[float, float]) -> np.ndarray
         corners = [(-half, -half), (half, -half), (half, 0.45 * half), (0.42 * half, half), (-0.42 * half, half),
                    (-half, 0.45 * half)]  # fmt: skip
     else:
-        low = [(half * math.sin(a), -half * math.cos(a) * 1.0) for a in np.linspace(-1.15, 1.15, 11)]
+        low = [(half * math.sin(a), -half * math.cos(a) * 1.0) for a in np.linspace(-1.15, 1.15, 21)]
         corners = [(-0.88 * half, 0.92 * half), *((0.95 * px, py) for px, py in low), (0.88 * half, 0.92 * half)]
         corners = [(px, min(py, 0.92 * half)) for px, py in corners]
     inset = [(px * (half - 1.6) / half, py * (half - 1.6) / half) for px, py in corners]
@@ -108,8 +108,8 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
 
     off = rng.uniform(-0.2, 0.2, 2)
     x, y, angle = changes.placed("symbol", centre[0] + off[0], centre[1] + off[1] - 0.16 * half, rng.uniform(-1.5, 1.5))
-    widest = (1.12 if design.shape == "shield" else 1.3) * half
-    line = marks(changes.symbol("symbol", design.symbol), (x, y), 1.02 * half, widest, angle)
+    widest = (1.1 if design.shape == "shield" or design.pattern == "double_rim" else 1.3) * half
+    line = marks(changes.symbol("symbol", design.symbol), (x, y), 0.92 * half, widest, angle)
     placed = []
     for k, mark in enumerate(line):
         part = f"digit {k}"

@@ -286,14 +286,14 @@ def _made(design: Design, g: Grid, rng: np.random.Generator, plate: Distance) ->
     surface = lay(empty(g), cover, body, bevelled(plate, design.thickness_mm, 0.2))
     if made == "wood":
         return burnt(wooden(surface, g, rng, cover), plate)
-    edge = np.exp(np.minimum(plate, 0) / np.float32(0.22)) * cover
+    edge = np.exp(np.minimum(plate, 0) / np.float32(0.12)) * cover
     return lay(surface, edge * 0.35, Material((0.75, 0.78, 0.8), 0.75))
 
 
 def _engraved(surface: Surface, g: Grid, shape: Distance, ink: Material | None) -> Surface:
     """Sinks a shape 0.4 mm into the product; filled with paint unless `ink` is None."""
     cover = covered(shape, g.pitch) * surface.cover
-    sunk = surface.height - np.clip(-shape * np.float32(2), 0, np.float32(0.4))
+    sunk = surface.height - np.clip(-shape * np.float32(2), 0, np.float32(0.4)) * surface.cover
     if ink is None:
         return dataclasses.replace(surface, height=np.where(shape < 0, sunk, surface.height))
     return lay(surface, cover, ink, sunk)

@@ -164,7 +164,7 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
     surface = lay(empty(g), covered(plate, g.pitch), body, top)
     if not printed:
         # Light gathers in the cut edges of acrylic.
-        edge = np.exp(np.minimum(plate, 0) / np.float32(0.25)) * surface.cover
+        edge = np.exp(np.minimum(plate, 0) / np.float32(0.12)) * surface.cover
         surface = lay(surface, edge * 0.45, Material((0.8, 0.84, 0.86), 0.7))
     elif design.pattern in ("disc", "hexagon"):
         pad = hub + np.float32(0.5)
