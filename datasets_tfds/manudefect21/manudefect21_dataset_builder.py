@@ -54,7 +54,8 @@ class Builder(PhotographBuilder):
     ]
 
     def photographs(self, manual_dir: Path | None):
-        root = raw_folder("manudefect21", manual_dir, Path(self.data_dir_root) / "downloads", _is_root, None, _HOW)
+        downloads = Path(self.data_dir_root) / "downloads"
+        root = raw_folder("manudefect21", manual_dir, downloads, lambda f: _is_root(f, manual_dir), None, _HOW)
         listing = _list_in(root)
         splits = read_list(listing, self.category) if listing else _in_folders(root, self.category)
         for split, photographs in splits.items():
@@ -113,10 +114,13 @@ def _check_counts(category: str, splits: Mapping[str, Sequence[Photograph]]) -> 
     )
 
 
-def _is_root(folder: Path) -> bool:
-    """Whether it holds a list, the categories, or splits with the categories in them."""
+def _is_root(folder: Path, manual_dir: Path | None) -> bool:
+    """Whether it holds the categories, splits with the categories in them, or a list."""
+    own = folder == manual_dir or folder.name.lower().replace("-", "").replace("_", "") == "manudefect21"
+    if own and _list_in(folder):  # others' folders have a meta.json, too
+        return True
     around = [folder, *(f for f in (_child(folder, split) for split in ("train", "test")) if f)]
-    return bool(_list_in(folder)) or any(category_of(f.name) for each in around for f in folders_in(each))
+    return any(category_of(f.name) for each in around for f in folders_in(each))
 
 
 def _list_in(root: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """What synthetic defects are filled with: the photographs of DTD, or textures drawn by formula where it is absent.
 
-The methods draw a uniform index and take the texture at the input's size (DRAEM, DeSTSeg, MADE-Net; see the README on
-what published numbers used: all of them DTD).
+The methods draw a uniform index and take the texture at the input's size (DRAEM, DeSTSeg, MADE-Net).
+Published numbers are with DTD; which textures a run had is `name` of what `load` returns.
 """
 
 import logging

@@ -301,8 +301,12 @@ def test_missing_raw_data_category_and_split_are_named(tmp_path, raw, photograph
 
 
 def test_a_folder_around_the_data_is_looked_into(tmp_path, photographs):
-    manudefect21(tmp_path / "raw" / "ManuDefect-21", layout="B")
-    assert len(photographs(tmp_path / "raw")["test"]) == 6
+    (tmp_path / "raw" / "Another").mkdir(parents=True)
+    (tmp_path / "raw" / "Another" / "meta.json").write_text("{}")
+    for number, layout in enumerate(("B", "csv")):
+        manudefect21(tmp_path / "raw" / "ManuDefect-21", layout=layout)
+        assert len(photographs(tmp_path / "raw")["test"]) == 6
+        move(tmp_path / "raw" / "ManuDefect-21", tmp_path / f"away{number}")
 
 
 def test_other_counts_than_published_are_one_warning_with_both_numbers(raw_once, photographs, caplog):
