@@ -1,6 +1,7 @@
 """Masks from the polygons that LabelMe, a program for annotation, writes as JSON."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ def draw_mask(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
             (shape.get("shape_type") or "polygon", [(float(x), float(y)) for x, y in shape["points"]])
             for shape in content["shapes"]
         ]
+        if not all(math.isfinite(value) for _, points in shapes for point in points for value in point):
+            raise ValueError("a coordinate is no finite number")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{file} is no LabelMe file ({reason}): expected an object with shapes and points") from error
@@ -46,7 +49,7 @@ def draw_mask(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
             draw.rectangle((left, top, right, bottom), outline=1, fill=1)
         elif kind == "circle" and len(points) == 2:
             (x, y), rim = points
-            radius = float(np.hypot(rim[0] - x, rim[1] - y))
+            radius = math.hypot(rim[0] - x, rim[1] - y)
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
         else:
             raise UserError(

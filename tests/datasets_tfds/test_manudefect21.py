@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets_tfds.core import Photograph
 from datasets_tfds.manudefect21.manudefect21_dataset_builder import PUBLISHED, Builder, _check_counts, hold_out
@@ -72,6 +73,18 @@ def test_any_mask_value_above_0_is_a_defect(tmp_path, raw_once):
     assert len(values) > 1
 
 
+def test_the_black_of_jpeg_masks_is_no_defect(tmp_path, raw):
+    png = raw / "BGA" / "ground_truth" / "test" / "missing" / "000_mask.png"
+    size = Image.open(png).size
+    png.unlink()
+    mask(png.with_suffix(".jpg"), (size[1], size[0]), box=(9, 9, 21, 21))
+    test = list(prepared(tmp_path, raw).as_data_source("test[anomalous]"))
+    (found,) = [e["mask"][..., 0] for e in test if e["defect_type"] == b"missing"]
+    want = np.zeros(found.shape, np.uint8)
+    want[9:21, 9:21] = 255
+    np.testing.assert_array_equal(found, want)
+
+
 @pytest.mark.parametrize("layout", ["B", "csv", "json"])
 def test_other_layouts_give_the_same_photographs(tmp_path, raw_once, photographs, layout):
     def content(splits):
@@ -126,6 +139,7 @@ def test_labelme_polygons_are_the_mask_where_there_is_no_image_of_it(tmp_path, r
     [
         ("{", "is no LabelMe file"),
         ("[]", "is no LabelMe file"),
+        ('{"shapes": [{"points": [[1, 2], [NaN, 3], [4, 5]]}]}', "is no LabelMe file .*no finite number"),
         (
             '{"shapes": [{"points": [[1, 2]], "shape_type": "point"}]}',
             "shape 'point' of 1 points: expected polygons",
