@@ -63,7 +63,8 @@ def closed(mask: Bool[np.ndarray, "size size"]) -> Bool[np.ndarray, "size size"]
 
 def damaged(surface: Surface, g: Grid, defect: Defect) -> Surface:
     """The surface with one structural defect; what is further away than the defect reaches stays as it is."""
-    window, where = g.window((defect.x, defect.y), defect.size_mm * 1.6 + 1.0)
+    reach = g.extent if defect.variant == "band" else defect.size_mm * 1.6 + 1.0
+    window, where = g.window((defect.x, defect.y), reach)
     names = ("height", "cover", "albedo", "gloss", "metal")
     part = replace(surface, defect=surface.defect[where], **{name: getattr(surface, name)[where] for name in names})
     part = _DAMAGES[defect.kind](part, window, defect, np.random.default_rng(defect.seed))
@@ -192,18 +193,17 @@ def _resampled(surface: Surface, columns: np.ndarray, rows: np.ndarray) -> Surfa
 
 
 def _colour_error(surface: Surface, g: Grid, defect: Defect, rng: np.random.Generator) -> Surface:
-    """A patch or a band in another colour, the texture of the right one kept."""
+    """A patch in another colour, or a band across the product, the texture of the right one kept."""
     if defect.variant == "band":
-        x, y = local(g, (defect.x, defect.y), defect.angle)
-        long = np.abs(x) - np.float32(0.8 * defect.size_mm)
-        shape = np.maximum(np.abs(y) - np.float32(0.3 * defect.size_mm), long)
+        y = local(g, (defect.x, defect.y), defect.angle)[1]
+        shape = np.abs(y) - np.float32(0.2 * defect.size_mm)
     else:
         shape = _blot(g, defect, rng, 0.25)
     amount = np.clip(0.5 - shape / np.float32(0.25), 0, 1) * surface.cover * (1 - surface.metal)
     light = surface.albedo.mean(-1, keepdims=True)
     texture = np.clip(light / max(float(np.median(light[surface.cover > 0.5])), 0.02), 0.85, 1.15)
     colour = np.asarray(defect.colour, np.float32) * texture
-    return replace(surface, albedo=surface.albedo + (amount * min(0.95 * defect.strength, 1))[..., None] * (
+    return replace(surface, albedo=surface.albedo + (amount * min(0.75 * defect.strength, 1))[..., None] * (
         colour - surface.albedo))  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from datasets_tfds.mirad_mini.damage import Defect
+from datasets_tfds.mirad_mini.damage import Defect, differing
 from datasets_tfds.mirad_mini.design import Design, turned
 from datasets_tfds.mirad_mini.products import FAMILIES, build
 from datasets_tfds.mirad_mini.products.finish import PLASTICS, linear
@@ -15,7 +15,7 @@ STRUCTURAL = ("scratch", "stain", "hole", "deformation", "colour_error")
 LOGICAL = ("missing_ring", "missing_part", "misplaced_part", "wrong_symbol")
 DEFECTS = (*STRUCTURAL, *LOGICAL)
 
-_COARSE_MM = 0.3
+COARSE_MM = 0.3
 _TRIES = 12
 
 # Dried oil, ink, glue, rust, marker: linear RGB.
@@ -40,7 +40,7 @@ def draw_defects(
     Returns:
       the defects; at difficulty 1 and below each of them is seen on the finished product.
     """
-    surface = build(design, pitch=_COARSE_MM)
+    perfect = build(design, pitch=COARSE_MM)
     count = int(rng.integers(2, 4)) if rng.random() < compound else 1
     drawn: list[Defect] = []
     candidates = [*STRUCTURAL, *LOGICAL]
@@ -49,31 +49,35 @@ def draw_defects(
         left = [kind for kind in candidates if kind in group] or candidates
         kind = left[int(rng.integers(len(left)))]
         candidates.remove(kind)
-        defect = draw_defect(design, kind, rng, difficulty, surface)
+        defect = draw_defect(design, kind, rng, difficulty, perfect)
         if defect is not None:
             drawn.append(defect)
     return tuple(drawn)
 
 
 def draw_defect(
-    design: Design, kind: str, rng: np.random.Generator, difficulty: float = 1.0, surface: Surface | None = None
+    design: Design, kind: str, rng: np.random.Generator, difficulty: float = 1.0, perfect: Surface | None = None
 ) -> Defect | None:
     """One defect of a kind that is seen on the product, None if the design has nowhere for it.
 
     Args:
-      surface: the perfect one if it is known, at any pitch; to find places on.
+      perfect: `build(design, pitch=COARSE_MM)` where that is at hand.
     """
     if kind not in kinds(design.family):
         return None
-    perfect = build(design, pitch=_COARSE_MM) if surface is None else surface
-    largest = 0.6 * float((perfect.cover > 0.5).sum()) * perfect.pitch**2
+    if perfect is None:
+        perfect = build(design, pitch=COARSE_MM)
+    largest = 0.6 * float((perfect.cover > 0.5).sum()) * COARSE_MM**2
     smallest = 1.2 / difficulty
     for _ in range(_TRIES):
         defect = _candidate(design, kind, rng, difficulty, perfect)
         if defect is None:
             return None
-        area = float(build(design, (defect,), _COARSE_MM).defect.sum()) * _COARSE_MM**2
-        if smallest <= area <= largest:
+        surface = build(design, (defect,), COARSE_MM)
+        seen = float(differing(perfect, surface).sum()) * COARSE_MM**2
+        marked = float(surface.defect.sum()) * COARSE_MM**2
+        # A symmetric symbol that is mirrored, or a 0 that is turned, is none.
+        if seen >= max(smallest, 0.2 * marked) and marked <= largest:
             return defect
     return None
 

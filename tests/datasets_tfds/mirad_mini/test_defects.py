@@ -43,7 +43,7 @@ def test_what_is_drawn_is_reproducible(family):
 
 def test_compound_defects_are_of_different_kinds_and_as_frequent_as_asked(monkeypatch):
     design = draw_design("pendant", np.random.default_rng(3))
-    monkeypatch.setattr(defects, "draw_defect", lambda design, kind, rng, difficulty, surface: Defect(kind))
+    monkeypatch.setattr(defects, "draw_defect", lambda design, kind, rng, difficulty, perfect: Defect(kind))
     rng = np.random.default_rng(4)
     monkeypatch.setattr(defects, "build", lambda design, pitch: None)
     drawn = [[defect.kind for defect in draw_defects(design, rng)] for _ in range(600)]
