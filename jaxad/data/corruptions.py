@@ -282,32 +282,33 @@ def sensor_noise(
 
 
 def _background(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Generator):
-    """Another material under the object, in the light and shadow of the first; not inside the defect's mask.
+    """Another material under the object, in the light and shadow of the first; defects that can be seen stay.
 
     Photographs in which no object lies on a background that reaches the border (textures, parts that fill the frame,
-    clutter) stay as they are.
+    clutter) stay as they are, and so do most of those whose background cannot be told from the object with certainty.
+    An object's part that has exactly the background's colour is painted over with it. The material is seen through what
+    the defect's mask covers if the old one was: where a part is missing.
     """
     share = (0.2, 0.4, 0.6, 0.8, 1.0)[severity - 1]
     material = list(_MATERIALS.values())[rng.integers(len(_MATERIALS))]
     height, width = light.shape[:2]
     small = resample(light, max(1, max(height, width) / 320))
-    background = _behind_object(np.sqrt(small))
-    if background is None:
+    defect = resample(mask[..., None], max(1, max(height, width) / 320))[..., 0] > 0
+    found = _behind_object(np.sqrt(small), defect)
+    if found is None:
         return light, mask
+    background, plain = found
     brightness = small.mean(axis=-1)
-    inside = ndimage.binary_erosion(background, iterations=2, border_value=1).astype(np.float32)
     sigma = 0.015 * max(brightness.shape)
-    weight = ndimage.gaussian_filter(inside, sigma)
-    shading = ndimage.gaussian_filter(brightness * inside, sigma) / np.maximum(weight, 1e-3)
+    weight = ndimage.gaussian_filter(plain, sigma)
+    shading = ndimage.gaussian_filter(brightness * plain, sigma) / np.maximum(weight, 1e-3)
     white = np.percentile(brightness, 99)
     dim = 0.01 * white + 1e-6  # what is darker says nothing of the light
     shading = np.where(weight > 1e-2, (shading + dim) / (np.median(shading[background]) + dim), 1)
-    over_fringe = ndimage.binary_dilation(background).astype(np.float32)  # pixels that are half object, half the old
-    cover = np.clip(2 * ndimage.gaussian_filter(over_fringe, 1), 0, 1)
+    over_fringe = _dilated(background, 1).astype(np.float32)  # pixels that are half object, half the old
+    cover = np.clip(2 * ndimage.gaussian_filter(over_fringe, 1), 0, 1) * (background | ~defect)
     maps = enlarge(np.stack([shading, cover], axis=-1), (height, width))
-    keep = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 1)
-    keep = np.where(mask, 1, keep)
-    opacity = (share * np.clip(maps[..., 1], 0, 1) * (1 - keep))[..., None]
+    opacity = share * np.clip(maps[..., 1:], 0, 1)
     new = material(rng, (height, width)) * white * maps[..., :1]
     if light.shape[-1] == 1:
         new = new @ _LUMINANCE[:, None]
@@ -317,56 +318,108 @@ def _background(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.rand
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
-def _behind_object(image: Float[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"] | None:
+def _behind_object(
+    image: Float[np.ndarray, "h w c"], defect: Bool[np.ndarray, "h w"]
+) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]] | None:
     """The background of a photographed object: what is connected to the border and looks as the border does.
 
     The border's colours are a plane over the image (light falls off) with a normal distribution around it, both without
-    the most unlikely third; Otsu's threshold divides all pixels by their Mahalanobis distance from it.
+    the most unlikely third; Otsu's threshold divides all pixels by their Mahalanobis distance from it. Shadows belong
+    to the background. What is a defect and looks otherwise does not.
 
     Args:
       image: with values in proportion to the eye's rather than to light.
+      defect: what is not to be taken for background.
 
     Returns:
-      None where there is no such background: where it takes less than 0.7 of the border, is nowhere wide, fades into
-      the rest without an edge, or is not clearly of another colour.
+      The background, and how far each of its pixels has its plain colour, 0..1. None where there is no such background
+      or it is doubtful: where it takes less than 0.7 of the border, is nowhere wide, fades into the rest without an
+      edge, is not clearly of another colour, has patches, or shadows that may as well be parts of the object.
     """
-    height, width, channels = image.shape
+    height, width = image.shape[:2]
     if min(height, width) < 16:
         return None
     image = ndimage.gaussian_filter(image, (1, 1, 0))
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    plane = np.stack([np.ones_like(x), x, y], axis=-1).astype(np.float32)
     border = np.ones((height, width), bool)
     band = max(1, round(0.03 * max(height, width)))
     border[band:-band, band:-band] = False
-    at_border, likely = image[border], np.ones(int(border.sum()), bool)
-    for _ in range(3):
-        colour = np.linalg.lstsq(plane[border][likely], at_border[likely], rcond=None)[0]
-        residual = at_border - plane[border] @ colour
-        covariance = np.cov(residual[likely], rowvar=False).reshape(channels, channels) + 1e-4 * np.eye(channels)
-        covariance += 0.2**2 * np.outer(colour[0], colour[0])  # a shadow is the same colour, darker
-        whiten = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
-        distance = np.linalg.norm(residual @ whiten, axis=-1)
-        likely = distance <= np.quantile(distance, 2 / 3)
-    distance = np.linalg.norm((image - plane @ colour) @ whiten, axis=-1)
-    parts, _ = ndimage.label(distance < _otsu(np.minimum(distance, np.quantile(distance, 0.98))))  # type: ignore[misc]
-    background: np.ndarray = np.isin(parts, np.setdiff1d(parts[border], 0))
-    solid = ndimage.binary_opening(~background, iterations=2)
-    thing = np.asarray(ndimage.binary_propagation(solid, mask=~background))  # thin parts of it come back, specks do not
-    background = np.logical_not(ndimage.binary_dilation(thing))
+    unlike, unlike_shaded = _distance(image, border)
+    certain = _surrounded(unlike_shaded > _otsu(unlike_shaded), border)
+    with_shadows = _surrounded(unlike > _otsu(unlike), border)
+    usual = max(1.0, float(np.median(unlike_shaded[~(certain | with_shadows)])))
+    thing = _touching(certain | (unlike_shaded > 4 * usual), certain)  # with the rings and cords that hang on it
+    defective = ndimage.binary_opening(defect & (unlike > 5 * usual))
+    background = ~_dilated(thing | defective, 1)
     if background[border].mean() < 0.7 or not 0.03 < thing.mean() < 0.9:
         return None
     inner = thing > ndimage.binary_erosion(thing, iterations=3, border_value=1)
-    outer = background & ndimage.binary_dilation(thing, iterations=4)
-    near, far = ((np.median(distance[a]), np.median(distance[b])) for a, b in ((outer, inner), (background, thing)))
+    outer = background & _dilated(thing, 4)
+    near, far = ([np.median(unlike_shaded[a]) for a in b] for b in ((outer, inner), (background, thing)))
     sharp = np.diff(np.log1p(near))[0] > 0.5 * np.diff(np.log1p(far))[0]  # light that falls off has no edge
     distinct = far[1] > 6 * far[0]
     wide = ndimage.minimum_filter(background, 2 * round(0.03 * max(height, width)) + 1).mean() > 0.08  # not a gap
-    return background if sharp and distinct and wide else None
+    patchy = ndimage.binary_opening(background & (unlike_shaded > 4 * usual)).sum() > 0.5 * certain.sum()
+    doubtful = (with_shadows & background).sum() + (thing & ~_dilated(certain, 3)).sum() > 0.15 * certain.sum()
+    if not (sharp and distinct and wide) or patchy or doubtful:
+        return None
+    plain = 1 / (1 + (unlike_shaded / (3 * usual + 1e-3)) ** 4)
+    return background, plain * ndimage.binary_erosion(background, iterations=2, border_value=1)
+
+
+def _distance(
+    image: Float[np.ndarray, "h w c"], border: Bool[np.ndarray, "h w"]
+) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """Mahalanobis distance of every pixel from the border's most likely two thirds, and the same less shadow.
+
+    Their colour is a plane over the image, as light falls off; a shadow is the same colour, darker.
+    """
+    height, width, channels = image.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    plane = np.stack([np.ones_like(x), x, y], axis=-1)
+    at, values = plane[border], image[border]
+    likely = np.ones(len(at), bool)
+    for _ in range(3):
+        colour = np.linalg.lstsq(at[likely], values[likely], rcond=None)[0]
+        residual = values - at @ colour
+        covariance = np.cov(residual[likely], rowvar=False).reshape(channels, channels) + 1e-4 * np.eye(channels)
+        distance = np.linalg.norm(residual @ _whitening(covariance), axis=-1)
+        likely = distance <= np.quantile(distance, 2 / 3)
+    residual = image - plane @ colour
+    unlike = np.linalg.norm(residual @ _whitening(covariance), axis=-1)
+    if channels == 1:  # where nothing tells a shadow from a darker thing
+        return unlike, unlike
+    shadows = _whitening(covariance + 0.2**2 * np.outer(colour[0], colour[0]))
+    darker = residual @ colour[0] < 0
+    return unlike, np.where(darker, np.linalg.norm(residual @ shadows, axis=-1), unlike)
+
+
+def _whitening(covariance: Float[np.ndarray, "c c"]) -> Float[np.ndarray, "c c"]:
+    return np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+
+
+def _dilated(mask: Bool[np.ndarray, "h w"], pixels: int) -> Bool[np.ndarray, "h w"]:
+    return np.asarray(ndimage.binary_dilation(mask, iterations=pixels))
+
+
+def _surrounded(unlike: Bool[np.ndarray, "h w"], border: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """What the border's kind surrounds, with its thin parts, without specks."""
+    surrounded = ~_touching(~unlike, border)
+    return _touching(surrounded, ndimage.binary_opening(surrounded, iterations=2))
+
+
+def _touching(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """The mask's connected parts that hold a seed."""
+    parts = np.zeros(mask.shape, np.int32)
+    number = ndimage.label(mask, output=parts)
+    chosen = np.zeros(int(number) + 1, bool)  # type: ignore[arg-type]
+    chosen[parts[seeds]] = True
+    chosen[0] = False
+    return chosen[parts]
 
 
 def _otsu(values: np.ndarray) -> float:
     """The threshold that makes the two classes' means differ most, weighed by their sizes (Otsu, 1979)."""
+    values = np.minimum(values, np.quantile(values, 0.98))
     counts, edges = np.histogram(values, 128)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)

@@ -245,10 +245,21 @@ def test_a_defect_on_the_background_is_not_painted_over():
     image, _ = product()
     mask = np.zeros(image.shape[:2], bool)
     mask[10:20, 10:30] = True
-    image[14:16, 12:28] = 60
+    image[mask] = 90
     for name in "abcd":
         changed, _ = apply(parse("background:5"), image, mask, name)
+        assert distance(changed, image) > 5
         np.testing.assert_array_equal(changed[mask], image[mask])
+
+
+def test_where_a_part_is_missing_the_new_background_is_seen():
+    image, _ = product(table=(190, 200, 230))
+    mask = np.zeros(image.shape[:2], bool)
+    mask[60:80, 160:180] = True
+    beside = np.roll(mask, 25, axis=0)
+    for name in "abcd":
+        changed, _ = apply(parse("background:5"), image, mask, name)
+        assert np.abs(changed[mask].mean(axis=0) - changed[beside].mean(axis=0)).max() < 12
 
 
 def test_another_background_lies_in_the_same_light():
