@@ -169,8 +169,9 @@ def ringed(
     over = np.clip((np.float32(0.6) - x) / np.float32(1.2), 0, 1)  # 1 left of the hole, 0 right of it
     seen = covered(wire, g.pitch) * np.where(over > 0.5, 1, 1 - surface.cover)
     slope = np.clip((y + np.float32(radius)) / np.float32(2 * radius), 0, 1)  # 0 at the hole, 1 far out
-    level = np.float32(plate * 0.5) * (1 - slope)
-    level = np.maximum(level, surface.height * over) + solid
+    falling = np.clip((slope - np.float32(0.35)) / np.float32(0.65), 0, 1)
+    above = np.float32(plate + 0.8) * (1 - falling * falling * (3 - 2 * falling))
+    level = over * above + (1 - over) * np.float32(plate * 0.4) * (1 - slope) + solid
     return lay(surface, seen, Material(METALS[metal], 0.88, 1.0), level), seen > 0.5
 
 
