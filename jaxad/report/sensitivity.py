@@ -238,7 +238,7 @@ def _markdown(cells, changed, figures, run) -> str:
     header += [title for metric in names for title in (metric, "change", "95 %")]
     body = [[markdown(text) for text in _row(cell, changed[cell.name], names)] for cell in cells]
     return "\n".join(
-        [*markdown_table(header, body), "", *(markdown(note) + "  " for note in _notes(cells, figures, run))]
+        [*markdown_table(header, body), "", *(markdown(note) + "  " for note in _notes(cells, changed, figures, run))]
     )
 
 
@@ -267,14 +267,17 @@ def _measured(cells: Sequence[CellResult]) -> list[str]:
     return [metric for metric in METRICS if any(metric in r.metrics for cell in cells for r in cell.categories)]
 
 
-def _notes(cells: Sequence[CellResult], figures: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[str]:
+def _notes(cells, changed, figures, run) -> list[str]:
     several = max(len(cell.categories) for cell in cells)
+    moved = [changed[cell.name] for cell in cells if cell.against != cell.name]
+    bare = [m for m in METRICS if any(m in change and change[m].interval is None for change in moved)]
     over = f", the mean over {several} categories" if several > 1 else ""
     return [
         f"Metrics in percent{over}, mode {run['metrics']}; changes in percentage points.",
         *(f"{figure['title']}: {figure['note']}" for figure in figures if figure.get("note")),
         f"95 %: paired bootstrap over the test images, {RESAMPLES} resamples, seed {run['seed']}: what another draw of "
         "such images might give, not another training.",
+        *(f"{metric}: an interval is missing where what was kept does not give the metric." for metric in bare),
     ]
 
 
@@ -357,7 +360,7 @@ def _page(cells, changed, figures, drawn, run) -> str:
         texts = _row(cell, changed[cell.name], names)
         link = f'<a href="{escape(quote(cell.report))}">{escape(texts[0])}</a>'
         body.append(_linked_row(link, [escape(text) for text in texts[1:]]))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(cells, figures, run))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(cells, changed, figures, run))
     config = escape(json.dumps(run["config"], indent=2, default=str))
     return f"""<!doctype html>
 <html lang="en">
