@@ -1,7 +1,7 @@
 """Imaging heterogeneity: the photographs of any data set as other cameras, places and moments would have taken them.
 
 The factors are those in which the photographs of MIRAD (arXiv:2510.16370) differ from node to node; the amounts below
-are ours, chosen so that severity 3 is what a careless installation does and 5 is where people still see the defect.
+are ours, chosen by eye: 1 is seen only beside the original, at 5 a photograph still shows what it showed.
 Lengths are shares of the longer side, so that they mean the same on photographs of 200 and of 2000 pixels; what cannot
 be so is JPEG, whose blocks have 8 pixels, and a loss of resolution, which a network sees as far as less is left than it
 takes in.
@@ -20,8 +20,8 @@ takes in.
 | resolution | distance, times the original's | 1.25 | 1.5 | 2 | 2.5 | 3 |
 | motion | length of the way | 0.004 | 0.008 | 0.012 | 0.02 | 0.03 |
 | | and / or turn, degrees | 0.4 | 0.8 | 1.3 | 2 | 3 |
-| noise | electrons of white, pixels of 1 / 600 | 10000 | 5000 | 2500 | 1200 | 600 |
-| | read noise, electrons, likewise | 3 | 3 | 4 | 4 | 5 |
+| noise | electrons of white, pixels of 1 / 600 | 8000 | 3500 | 1600 | 800 | 400 |
+| | read noise, electrons, likewise | 3 | 4 | 4 | 5 | 5 |
 | | JPEG quality | 92 | 85 | 75 | 62 | 50 |
 
 MIRAD's three distances (600, 300 and 200 pixels for the same object) are the original and severities 3 and 5 of
@@ -539,7 +539,7 @@ def _noise(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Ge
 
     A sensor of the same size has smaller pixels where the photograph has more of them, which then get less light each.
     """
-    electrons, read_noise, quality = ((10000, 3, 92), (5000, 3, 85), (2500, 4, 75), (1200, 4, 62), (600, 5, 50))[
+    electrons, read_noise, quality = ((8000, 3, 92), (3500, 4, 85), (1600, 4, 75), (800, 5, 62), (400, 5, 50))[
         severity - 1
     ]
     pitch = 600 / max(mask.shape)
