@@ -1,1 +1,1 @@
-"""Photographs of individualised products, generated: see generate.py."""
+from datasets_tfds.mirad_mini.mirad_mini_dataset_builder import Builder as Builder

@@ -1,0 +1,262 @@
+"""Individualised products in MIRAD's raw layout, made up from a seed.
+
+    python -m datasets_tfds.mirad_mini.generate FOLDER --images 100 --difficulty 1.5
+
+What stands in the frame (products, defects, places) and how it is photographed (node, light, pose, ...) are drawn from
+two streams of random numbers, so that the same scene can be photographed in another way.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets_tfds.mirad.factors import FILE
+from datasets_tfds.mirad_mini.defects import Defect, draw_defects
+from datasets_tfds.mirad_mini.imaging import FACTORS, NODES, REFERENCE, Imaging, draw_imaging, vary
+from datasets_tfds.mirad_mini.layout import Placement, lay_out
+from datasets_tfds.mirad_mini.products import FAMILIES, Design, build, draw_design
+from datasets_tfds.mirad_mini.render import render
+from jaxad.data.images import encode_mask
+from jaxad.errors import UserError, did_you_mean
+
+VERSION = "1.0.0"  # of the pictures: the same version and settings give the same ones
+
+SEVERAL = 0.3  # share of frames with two products or more (MIRAD: over 30 %)
+COMPOUND = 0.38  # share of defective products with several defects (MIRAD)
+JPEG_QUALITY = 95
+
+IMAGING_NUMBERS = tuple(f.name for f in dataclasses.fields(Imaging) if f.type == "float" or f.type is float)
+
+How = Callable[[np.random.Generator, int], Imaging]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stands in the frame; `seed` decides on what is random about the table and the sensor."""
+
+    designs: tuple[Design, ...]
+    defects: tuple[tuple[Defect, ...], ...]
+    placements: tuple[Placement, ...]
+    seed: int
+
+    @property
+    def defect_kinds(self) -> list[str]:
+        return sorted({defect.kind for defects in self.defects for defect in defects})
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: `good` normal and `anomalous` anomalous images.
+
+    Attributes:
+      name: of its folder.
+      scenes: splits with the same word show the same scenes.
+      imaging: (random numbers, image's number) -> how it is photographed.
+    """
+
+    name: str
+    good: int
+    anomalous: int
+    scenes: str
+    imaging: How
+
+
+def by_nodes(rng: np.random.Generator, number: int) -> Imaging:
+    """Each of the six nodes takes its turn."""
+    return draw_imaging(list(NODES)[number % len(NODES)], rng)
+
+
+def at_reference(rng: np.random.Generator, number: int) -> Imaging:
+    """The one way in which nothing varies."""
+    del rng, number
+    return REFERENCE
+
+
+def varying(*factors: str) -> How:
+    """The reference but for these factors, each over all that the nodes span."""
+
+    def imaging(rng: np.random.Generator, number: int) -> Imaging:
+        del number
+        drawn = REFERENCE
+        for factor in factors:
+            drawn = vary(drawn, factor, rng)
+        return drawn
+
+    return imaging
+
+
+def mirad_parts(train: int, good: int, anomalous: int) -> list[Part]:
+    """MIRAD's splits, photographed at all nodes."""
+    return [Part("train", train, 0, "train", by_nodes), Part("test", good, anomalous, "test", by_nodes)]
+
+
+def factor_parts(train: int, good: int, anomalous: int) -> list[Part]:
+    """The same scenes under one imaging, with one factor varied, and with all of them varied."""
+    ways: dict[str, How] = {"": at_reference, **{f"_{f}": varying(f) for f in FACTORS}, "_mixed": varying(*FACTORS)}
+    training = [Part(f"train{way}", train, 0, "train", ways[way]) for way in ("", "_mixed")]
+    return training + [Part(f"test{way}", good, anomalous, "test", how) for way, how in ways.items()]
+
+
+def draw_scene(family: str, anomalous: bool, rng: np.random.Generator, difficulty: float = 1.0) -> Scene:
+    """One to four products of a family; in an anomalous frame one of them has defects, the others as a rule none."""
+    count = int(rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2])) if rng.random() < SEVERAL else 1
+    designs = tuple(draw_design(family, rng) for _ in range(count))
+    defective = {int(rng.integers(count))} if anomalous else set()
+    if anomalous and count > 1 and rng.random() < 0.25:
+        defective.add(int(rng.integers(count)))
+    defects = tuple(
+        draw_defects(design, rng, difficulty, COMPOUND) if i in defective else () for i, design in enumerate(designs)
+    )
+    return Scene(designs, defects, tuple(lay_out(rng, count)), int(rng.integers(2**31)))
+
+
+def photograph(scene: Scene, imaging: Imaging) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 (r, r, 3), bool (r, r)): the scene as the camera sees it, and where it is defective."""
+    surfaces = [build(design, defects) for design, defects in zip(scene.designs, scene.defects, strict=True)]
+    return render(surfaces, scene.placements, imaging, scene.seed)
+
+
+def generate(folder: Path, family: str, parts: Sequence[Part], seed: int = 0, difficulty: float = 1.0) -> Path:
+    """Writes the splits of one family: FOLDER/FAMILY/SPLIT/{good,anomaly}/NNN.jpg, masks in ground_truth/SPLIT/anomaly,
+    and factors.csv; of MIRAD's two splits the masks lie in ground_truth/anomaly.
+
+    The family's folder gets its name when it is complete; what a killed run left is removed.
+
+    Returns:
+      FOLDER/FAMILY.
+
+    Raises:
+      UserError: no such family; nothing can be written.
+    """
+    if family not in FAMILIES:
+        raise UserError(
+            f"there is no family {family!r}; expected {', '.join(FAMILIES)}.{did_you_mean(family, FAMILIES)}"
+        )
+    final, unfinished = folder / family, folder / f".incomplete-{family}"
+    try:
+        if final.is_dir():
+            raise UserError(f"{final} exists already: remove it, or name another folder")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        tasks = [task for part in parts for task in _tasks(family, part, seed, difficulty)]
+        masks_by_split = len({part.name for part in parts if part.anomalous}) > 1
+        rows = []
+        # threads: NumPy and JAX compute outside Python's lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = pool.map(lambda task: _save(unfinished, task, masks_by_split), tasks)
+            rows.extend(tqdm(made, total=len(tasks), desc=f"rendering {family}", unit=" images"))
+        with (unfinished / FILE).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        unfinished.rename(final)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {unfinished} ({error.strerror or error}): name a folder with free space"
+        ) from error
+    return final
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One image to make: its place, its scene, its imaging."""
+
+    split: str
+    kind: str
+    name: str
+    scene: Scene
+    imaging: Imaging
+
+
+def _tasks(family: str, part: Part, seed: int, difficulty: float) -> Iterator[_Task]:
+    for kind, count in (("good", part.good), ("anomaly", part.anomalous)):
+        for number in range(count):
+            scene, imaging = (
+                np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in (family, stream, kind)), number])
+                for stream in (f"scene {part.scenes}", f"imaging {part.name}")
+            )
+            made = draw_scene(family, kind == "anomaly", scene, difficulty)
+            # normal and anomalous images are photographed alike: the numbering of both goes through the nodes
+            yield _Task(part.name, kind, f"{number:03}", made, part.imaging(imaging, number))
+
+
+def _save(folder: Path, task: _Task, masks_by_split: bool) -> dict[str, str | int | float]:
+    """Renders and writes one image; its line of factors.csv."""
+    image, mask = photograph(task.scene, task.imaging)
+    path = folder / task.split / task.kind / f"{task.name}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    path.write_bytes(data.getvalue())
+    if task.kind == "anomaly":
+        truth = folder / "ground_truth" / (task.split if masks_by_split else "") / task.kind / f"{task.name}_mask.png"
+        truth.parent.mkdir(parents=True, exist_ok=True)
+        truth.write_bytes(encode_mask(mask))
+    return {"image": path.relative_to(folder).as_posix(), **describe(task.scene, task.imaging)}
+
+
+def describe(scene: Scene, imaging: Imaging) -> dict[str, str | int | float]:
+    """The factors of an image: how it was photographed, and what it shows."""
+    designs = [";".join(f"{name}={value}" for name, value in d.attributes().items()) for d in scene.designs]
+    return {
+        **_imaging_factors(imaging),
+        "products": len(scene.designs),
+        "defects": "+".join(scene.defect_kinds),
+        "scene": scene.seed,
+        "designs": " | ".join(designs),
+    }
+
+
+def _imaging_factors(imaging: Imaging) -> dict[str, str | int | float]:
+    """MIRAD's factors in words, and every number behind them."""
+    numbers = {name: value for name, value in dataclasses.asdict(imaging).items() if name in IMAGING_NUMBERS}
+    side = ("right", "top", "left", "bottom")[round(imaging.light_azimuth / 90) % 4]
+    tint = "warm" if imaging.light_temperature < 4500 else "neutral" if imaging.light_temperature < 6000 else "cool"
+    moves = [imaging.motion_length > 0, imaging.motion_rotation > 0]
+    return {
+        "node": str(imaging.node or ""),
+        "background": imaging.background,
+        "illumination": "ambient" if imaging.ambient_mix == 1 else f"{side} {tint}",
+        "view": "from above" if imaging.tilt < 10 else "tilted",
+        "motion": "combined" if all(moves) else "linear" if moves[0] else "rotational" if moves[1] else "none",
+        "noise": "low" if imaging.electrons > 8000 else "medium" if imaging.electrons > 3000 else "high",
+        "resolution": imaging.resolution,
+        **numbers,
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Writes individualised products in MIRAD's raw layout.")
+    parser.add_argument("folder", type=Path, help="where to write; one folder a family is made in it")
+    parser.add_argument("--family", action="append", choices=list(FAMILIES), help="may be given again; default: all")
+    parser.add_argument("--images", type=int, default=120, help="training images of a family (default %(default)s)")
+    parser.add_argument("--good", type=int, default=40, help="normal test images (default %(default)s)")
+    parser.add_argument("--anomalous", type=int, default=60, help="anomalous test images (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--difficulty", type=float, default=1.0, help="0.5 easy, 1, 2 hard: size and contrast of defects"
+    )
+    parser.add_argument("--factors", action="store_true", help="splits that vary one factor of imaging each")
+    given = parser.parse_args(arguments)
+    parts = (factor_parts if given.factors else mirad_parts)(given.images, given.good, given.anomalous)
+    for family in given.family or FAMILIES:
+        print(generate(given.folder, family, parts, given.seed, given.difficulty))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,1 @@
+from datasets_tfds.mirad_mini_factors.mirad_mini_factors_dataset_builder import Builder as Builder
