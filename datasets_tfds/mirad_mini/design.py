@@ -121,8 +121,8 @@ class Family:
     Attributes:
       draw: a new design.
       relief: the surface of a design whose parts are changed, and where each part that a change may concern lies.
-      faults: by kind of logical defect, the changes that would be one; "moved" without where to.
-      reach_mm: how far a part of this family may be moved by mistake.
+      faults: by kind of logical defect, the changes that would be one; of "moved", x and angle are
+        how far at difficulty 1, in any direction.
     """
 
     draw: Callable[[np.random.Generator], Design]

@@ -175,7 +175,7 @@ def _side(design: Design, x: float) -> str:
 
 def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
     studs = [name for name, *_ in _centres(design)]
-    wrong = others(design.partner, design.choices["second"])
+    wrong = others(design.partner, design.choices["second"], 2, design.seed)
     return {
         "missing_part": (*(Change(stud, "missing") for stud in studs), Change("symbol", "missing"),
                          Change("tile", "missing")),
@@ -183,8 +183,8 @@ def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
                            Change(studs[0], "moved", x=2.2),
                            Change(studs[-1], "moved", x=2.2)),
         "wrong_symbol": (Change("symbol", "mirrored"), Change("symbol", "turned"),
-                         *(Change("symbol", "recoloured", value=c) for c in wrong[:2]),
+                         *(Change("symbol", "recoloured", value=c) for c in wrong),
                          Change("symbol", "replaced", value="4"), Change("symbol", "replaced", value="7")),
         "colour_error": tuple(Change(stud, "recoloured", value=c) for stud in studs
-                              for c in others(design.colour, design.choices["second"])[:1]),
+                              for c in others(design.colour, design.choices["second"], 1, design.seed)),
     }  # fmt: skip

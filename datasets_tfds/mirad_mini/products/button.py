@@ -170,11 +170,11 @@ def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
     holes = [name for name, *_ in _holes(design)]
     motifs = [f"motif {k}" for k in range(int(design.numbers["motifs"]))] if design.symbol else []
     other = MOTIFS[(MOTIFS.index(design.symbol) + 3) % len(MOTIFS)] if design.symbol else ""
-    wrong = others(design.partner, design.colour)
+    wrong = others(design.partner, design.colour, 1, design.seed)
     return {
         "missing_part": (*(Change(hole, "missing") for hole in holes), *(Change(m, "missing") for m in motifs)),
         "misplaced_part": (*(Change(hole, "moved", x=1.9) for hole in holes),
                            *(Change(m, "moved", x=1.5, angle=50) for m in motifs[:3])),
         "wrong_symbol": (*(Change(m, "replaced", value=other) for m in motifs), *(Change(m, "turned") for m in motifs),
-                         *(Change(m, "recoloured", value=c) for m in motifs[:4] for c in wrong[:1])),
+                         *(Change(m, "recoloured", value=c) for m in motifs[:4] for c in wrong)),
     }  # fmt: skip

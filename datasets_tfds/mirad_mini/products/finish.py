@@ -65,14 +65,14 @@ def tinted(name: str, rng: np.random.Generator, tolerance: float = 0.05) -> tupl
     return float(r), float(g), float(b)
 
 
-def others(name: str, body: str) -> tuple[str, ...]:
-    """Colours that a symbol of colour `name` on `body` might have by mistake: unlike both, and seen on the body."""
-    wrong = []
-    for colour in PLASTICS:
-        far = [float(np.abs(_seen(colour) - _seen(known)).sum()) for known in (name, body)]
-        if min(far) > 0.55:
-            wrong.append(colour)
-    return tuple(wrong)
+def others(name: str, body: str, count: int, seed: int) -> tuple[str, ...]:
+    """Up to `count` colours that a symbol of colour `name` on `body` might have by mistake, some for each seed.
+
+    They are unlike both, and seen on the body.
+    """
+    far = [c for c in PLASTICS if min(float(np.abs(_seen(c) - _seen(known)).sum()) for known in (name, body)) > 0.55]
+    first = seed % max(len(far), 1)
+    return tuple((far[first:] + far[:first])[:count])
 
 
 def _seen(name: str) -> np.ndarray:

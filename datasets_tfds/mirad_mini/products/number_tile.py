@@ -145,13 +145,13 @@ def _extras(design: Design, g: Grid, outline: np.ndarray, centre: tuple[float, f
 
 def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
     digits = [f"digit {k}" for k in range(len(design.symbol))]
-    wrong = others(design.partner, design.colour)
+    wrong = others(design.partner, design.colour, 2, design.seed)
     return {
         "missing_ring": (Change("ring", "missing"),),
         "missing_part": (*(Change(digit, "missing") for digit in digits), Change("hole", "missing")),
         "misplaced_part": (Change("symbol", "moved", x=2.6, angle=30),),
         "wrong_symbol": (*(Change(digit, "mirrored") for digit in digits), *(Change(d, "turned") for d in digits),
-                         *(Change("symbol", "recoloured", value=c) for c in wrong[:2]),
+                         *(Change("symbol", "recoloured", value=c) for c in wrong),
                          Change("symbol", "replaced", value="star"), Change("symbol", "replaced", value="K")),
         "colour_error": (),
     }  # fmt: skip

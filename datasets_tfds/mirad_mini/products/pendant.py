@@ -132,7 +132,7 @@ def _fitted(design: Design) -> Design:
 
 def _chain(x, y, points, widths) -> np.ndarray:
     pieces = [tapered(x, y, points[k], points[k + 1], widths[k], widths[k + 1]) for k in range(len(points) - 1)]
-    return union(*pieces, smooth=0.04)
+    return union(*pieces, smooth=0.1)
 
 
 def _ears(design: Design, x, y, changes: Changes, thin: float = 0.0) -> list[np.ndarray]:
@@ -300,12 +300,12 @@ def _engraved(surface: Surface, g: Grid, shape: Distance, ink: Material | None) 
 
 
 def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
-    wrong = others(design.partner, design.colour)
+    wrong = others(design.partner, design.colour, 2, design.seed)
     return {
         "missing_ring": (Change("ring", "missing"),),
         "missing_part": (Change("right ear", "missing"), Change("symbol", "missing")),
         "misplaced_part": (Change("symbol", "moved", x=2.6, angle=30), Change("right ear", "moved", angle=26)),
         "wrong_symbol": (Change("symbol", "mirrored"), Change("symbol", "turned"),
-                         *(Change("symbol", "recoloured", value=c) for c in wrong[:2]),
+                         *(Change("symbol", "recoloured", value=c) for c in wrong),
                          Change("symbol", "replaced", value="4"), Change("symbol", "replaced", value="star")),
     }  # fmt: skip

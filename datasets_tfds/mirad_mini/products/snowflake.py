@@ -191,8 +191,9 @@ def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
     wrong = [Change(arm, "replaced", value=other) for arm in arms]
     moved = [Change(arm, "moved", angle=17) for arm in arms]
     if design.symbol:
-        wrong = [*wrong[:2], Change("symbol", "mirrored"), Change("symbol", "turned"),
-                 *(Change("symbol", "recoloured", value=c) for c in others(design.partner, design.colour)[:2]),
+        colours = others(design.partner, design.colour, 2, design.seed)
+        wrong = [*wrong, Change("symbol", "mirrored"), Change("symbol", "turned"),
+                 *(Change("symbol", "recoloured", value=c) for c in colours),
                  Change("symbol", "replaced", value="heart")]  # fmt: skip
     return {
         "missing_ring": (Change("ring", "missing"),),

@@ -81,7 +81,7 @@ def test_attributes_are_plain_values_of_one_set_of_names(family):
 def test_the_symbols_colour_follows_from_the_bodys_and_contrasts_with_it():
     for body, partner in PARTNERS.items():
         assert max(abs(a**0.5 - b**0.5) for a, b in zip(linear(body), linear(partner), strict=True)) > 0.15
-        assert {body, partner}.isdisjoint(others(partner, body))
+        assert {body, partner}.isdisjoint(others(partner, body, 99, 5))
     assert set(WOODS) < set(PARTNERS)
     assert set(METALS).isdisjoint(PARTNERS)
 
