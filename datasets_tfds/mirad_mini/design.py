@@ -16,7 +16,7 @@ class Design:
 
     Attributes:
       family: name of the family.
-      colour, partner: names in the palette; the symbol is in the partner, which the colour determines.
+      colour, partner: names in the palette; the symbol is in the partner, which follows from the colour it stands on.
       shape, pattern: names within the family.
       symbol: what is printed, embossed or engraved; "" if nothing is.
       size_mm: largest extent of the body, without a ring.

@@ -145,12 +145,14 @@ def _extras(design: Design, g: Grid, outline: np.ndarray, centre: tuple[float, f
 
 def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
     digits = [f"digit {k}" for k in range(len(design.symbol))]
+    # The others, turned, are digits again or almost.
+    uneven = [digit for digit, figure in zip(digits, design.symbol, strict=True) if figure in "1347"]
     wrong = others(design.partner, design.colour, 2, design.seed)
     return {
         "missing_ring": (Change("ring", "missing"),),
         "missing_part": (*(Change(digit, "missing") for digit in digits), Change("hole", "missing")),
         "misplaced_part": (Change("symbol", "moved", x=2.6, angle=30),),
-        "wrong_symbol": (*(Change(digit, "mirrored") for digit in digits), *(Change(d, "turned") for d in digits),
+        "wrong_symbol": (*(Change(digit, "mirrored") for digit in digits), *(Change(d, "turned") for d in uneven),
                          *(Change("symbol", "recoloured", value=c) for c in wrong),
                          Change("symbol", "replaced", value="star"), Change("symbol", "replaced", value="K")),
         "colour_error": (),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,23 @@ def test_a_misplaced_symbol_is_marked_where_it_is_and_where_it_should_be(family)
     assert (places[0] & ~places[1]).any()
     for place in places:
         assert (place & mask).sum() > 0.95 * place.sum()
+
+
+def test_no_turned_digit_reads_as_another():
+    design = dataclasses.replace(draw_design("number_tile", np.random.default_rng(1)), symbol="694")
+    changes = FAMILIES["number_tile"].faults(design)["wrong_symbol"]
+    assert [change.part for change in changes if change.action == "turned"] == ["digit 2"]
+
+
+@pytest.mark.parametrize("family", ["brick", "number_tile"])
+def test_a_symmetric_symbol_is_not_wrong_when_it_is_mirrored(family):
+    symbol = {"brick": "heart", "number_tile": "8"}[family]
+    design = dataclasses.replace(draw_design(family, np.random.default_rng(1)), symbol=symbol)
+    rng = np.random.default_rng(2)
+    drawn = [draw_defect(design, "wrong_symbol", rng) for _ in range(12)]
+    actions = {defect.change.action for defect in drawn if defect and defect.change}
+    assert actions
+    assert "mirrored" not in actions
 
 
 def test_products_without_a_ring_cannot_miss_one():
