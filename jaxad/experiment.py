@@ -19,11 +19,13 @@ from jaxad import metrics, prediction, report, sharding, training
 from jaxad.calibration import calibrate, check_rate, threshold_of
 from jaxad.checkpoint import Checkpoints, Progress, after
 from jaxad.config import Config
-from jaxad.data import geometry, pipeline, preparation
+from jaxad.data import corruptions, geometry, pipeline, preparation
 from jaxad.errors import UserError, did_you_mean
 from jaxad.evaluation import choose_cases, evaluate, mean_metrics
 from jaxad.log import MetricLog
 from jaxad.method import Method, Variables
+from jaxad.metrics.resampling import overlap_profile
+from jaxad.report.overlaps import save_overlaps
 from jaxad.settings import choice, number
 from jaxad.workdir import (
     check_config,
@@ -121,11 +123,9 @@ class Model:
     def test_images(self) -> pipeline.Split:
         """Those of `config.evaluation`: split, selection and corruptions."""
         settings = self.config.evaluation
-        changes = _corruptions(settings.corruptions)
+        changes = corruptions.parse(settings.corruptions)
 
         def change(image, mask, name):
-            from jaxad.data import corruptions
-
             return corruptions.apply(changes, image, mask, name, self.config.seed)
 
         return self.split(
@@ -222,8 +222,13 @@ class Model:
         started = time.perf_counter()
         found = self.predict(variables, split, "test images")
         seconds = time.perf_counter() - started
-        results = []
+        results, profiles = [], {}
         for evaluation in evaluate(found, split, settings.evaluation.metrics):
+            if settings.evaluation.name and evaluation.truth.masks is not None:  # made to be compared with others
+                truth = evaluation.truth
+                profiles[evaluation.category] = overlap_profile(
+                    evaluation.maps, truth.masks, truth.valid, truth.has_mask
+                )
             rate = settings.threshold.false_alarm_rate
             threshold, images = threshold_of(notes, evaluation.category, rate)
             results.append(
@@ -243,6 +248,8 @@ class Model:
                 )
             )
         if jax.process_index() == 0:
+            if profiles:
+                save_overlaps(self.results_folder, profiles)
             save_results(self.results_folder, results, settings)
         sharding.wait_for_all("evaluation")
         return results
@@ -271,13 +278,15 @@ def check_settings(config: Config) -> None:
     Raises:
       UserError: a value that is not allowed; the message names the field.
     """
+    if "benchmark" in config:
+        raise UserError("the config is a benchmark's: run it with jaxad.benchmark.run, or python -m jaxad.main")
     choice(config, "protocol", PROTOCOLS)
     choice(config, "evaluation.metrics", get_args(metrics.Mode))
     for field in ("evaluation.batch_size", "checkpoint.every_steps", "checkpoint.keep_last", "log.every_steps"):
         number(config, field, 1, whole=True)
     number(config, "evaluation.every_epochs", 0, whole=True)
     check_rate(config.threshold.false_alarm_rate)
-    _corruptions(config.evaluation.corruptions)
+    corruptions.parse(config.evaluation.corruptions)
     if shared := set(config.auxiliary.name.split("+")) & set(config.dataset.name.split("+")):
         raise UserError(
             f"config.auxiliary.name and config.dataset.name both have {min(shared)!r}: images that are tested on must "
@@ -288,14 +297,6 @@ def check_settings(config: Config) -> None:
     sharding.make_mesh(config.mesh.model)
     if config.checkpoint.keep_best and not config.evaluation.every_epochs:
         raise UserError("config.checkpoint.keep_best needs metrics during training: set config.evaluation.every_epochs")
-
-
-def _corruptions(text: str):
-    if not text:
-        return ()
-    from jaxad.data import corruptions
-
-    return corruptions.parse(text)
 
 
 def create_method(config: Config) -> Method:

@@ -76,6 +76,9 @@ def test_tables_figure_and_page_hold_every_cell(finished):
     stored = json.loads((workdir / "benchmark.json").read_text(encoding="utf-8"))
     assert [cell["name"] for cell in stored["cells"]] == [name for name, _ in CELLS]
     assert stored["run"]["config"]["method"] == settings.method
+    for metric in ("I-AUROC", "AUPRO"):
+        change = stored["cells"][1]["change"][metric]
+        assert change["interval"][0] <= change["mean"] <= change["interval"][1]
     with (workdir / "benchmark.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(CELLS) * 3  # two categories and their mean

@@ -254,3 +254,37 @@ def test_a_workdir_that_cannot_be_made_is_one_clear_line(photographs, data_dir, 
 def test_help_imports_no_jax():
     code = "import sys, jaxad.main; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, check=False).returncode == 0
+
+
+def test_another_evaluation_of_the_same_model_has_a_folder_of_its_own(trained, photographs, tmp_path):
+    settings, workdir, results = trained
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    before = (copy / "results.json").read_bytes()
+    for more, folder in (
+        ({"evaluation.where": "image_id!=test/good/000.png"}, "image_id!=test_good_000.png"),
+        ({"evaluation.split": "train", "evaluation.name": "seen"}, "seen"),
+        ({"evaluation.corruptions": "noise:5"}, "noise_5"),
+    ):
+        found = jaxad.run(config(photographs, settings.dataset.data_dir, **more), copy, "evaluate")
+        stored = json.loads((copy / "evaluations" / folder / "results.json").read_text(encoding="utf-8"))
+        assert stored["categories"][0]["ids"] == found[0].ids
+        assert found[0].ids != results[0].ids or not np.array_equal(found[0].scores, results[0].scores)
+    assert (copy / "results.json").read_bytes() == before
+
+
+def test_training_images_are_selected_by_the_config(photographs, data_dir, tmp_path):
+    fields = {"dataset.where": "image_id!=train/good/000.png|train/good/001.png", "threshold.holdout": 0.0}
+    method = experiment.create_method(config(photographs, data_dir))
+    model = experiment.Model(config(photographs, data_dir, **fields), method, tmp_path, [photographs.name])
+    assert model.training_images()[0]["train"].ids == [f"train/good/{i:03d}.png" for i in range(2, 10)]
+
+
+def test_an_auxiliary_data_set_is_offered_to_stages_and_is_not_the_one_tested_on(photographs, data_dir, tmp_path):
+    fields = {"auxiliary.name": "folder", "auxiliary.path": str(photographs), "auxiliary.data_dir": str(data_dir)}
+    settings = config(photographs, data_dir, **fields)
+    method = experiment.create_method(config(photographs, data_dir))
+    images = experiment.Model(settings, method, tmp_path, [photographs.name]).training_images()[0]["auxiliary"]
+    assert sum(images.labels) == 4
+    assert images[7]["mask"].any()
+    with pytest.raises(jaxad.UserError, match=r"config\.auxiliary\.name and config\.dataset\.name both have 'folder'"):
+        jaxad.run(settings, tmp_path / "run")
