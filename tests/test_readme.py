@@ -28,7 +28,7 @@ def test_every_module_on_the_map_exists_and_none_is_missing():
     assert tree is not None
     named = set(re.findall(r"^  ([\w]+\.py|\w+/)", tree.group(1), re.MULTILINE)) | {"settings.py"}
     present = {p.name + "/" * p.is_dir() for p in (runs.ROOT / "jaxad").iterdir() if not p.name.startswith("_")}
-    assert named | {"errors.py", "log.py", "synthesis/"} == present | {"synthesis/"}
+    assert named | {"errors.py", "log.py"} == present
 
 
 def test_every_config_file_is_in_the_table():

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from datasets_tfds.mirad_mini import generate
+from datasets_tfds.mirad_mini.contact_sheet import OUTLINE, SIDE, contact_sheet
 from datasets_tfds.mirad_mini.generate import Part, at_reference, by_nodes, draw_scene, varying
 from jaxad.data.preparation import prepare
 from jaxad.errors import UserError
@@ -138,7 +139,7 @@ def test_the_data_set_is_generated_and_carries_its_factors(tmp_path, monkeypatch
     assert anomalous["defect_type"].decode() == (defects[0] if len(defects) == 1 else "compound")
     assert normal["node"] == anomalous["node"] == b"1"
     assert normal["resolution"] == normal["image"].shape[0] == 600
-    assert normal["tilt"].dtype == np.float32
+    assert 2 <= normal["tilt"] <= 8
     assert b"colour=" in normal["designs"]
 
 
@@ -161,3 +162,16 @@ def test_the_factors_data_set_has_a_split_for_each_factor(tmp_path, monkeypatch)
     scenes = {name: [e["scene"] for e in builder.as_data_source(name)] for name in builder.info.splits}
     assert all(numbers == scenes["test"] for name, numbers in scenes.items() if name.startswith("test"))
     assert scenes["train"] == scenes["train_mixed"]
+
+
+def test_a_contact_sheet_shows_every_family_at_every_node(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets_tfds.mirad_mini.contact_sheet.FAMILIES", ("button",))
+    parts = [Part("test", 6, 6, "test", by_nodes)]
+    folder = generate.generate(tmp_path, "button", parts).parent
+    sheet = contact_sheet(folder)
+    assert sheet.size == (6 * SIDE, 2 * SIDE)
+    outlined = (np.asarray(sheet) == OUTLINE).all(-1)
+    assert outlined[SIDE:].any() and not outlined[:SIDE].any()
+    (folder / "button" / "factors.csv").write_text("image,node\n")
+    with pytest.raises(UserError, match="no image test/good of node 1; generate more images"):
+        contact_sheet(folder)
