@@ -5,9 +5,7 @@ on with what an interrupted run had received), and zipfile and tarfile unpack. O
 all below the target: stricter than `tarfile.data_filter`, which early releases of Python 3.11 do not have.
 """
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import lzma
 import os
@@ -24,6 +22,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from jaxad.data.preparation import locked
 from jaxad.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -91,7 +90,7 @@ def raw_folder(
                 return found
         if not source.url:
             raise UserError(f"{name}: no raw data {looked}, and it cannot be downloaded automatically; {how}")
-        with _lock(downloads / f".{name}.lock"):
+        with locked(downloads / f".{name}.lock"):
             if not archive.is_file():  # another process may just have brought it
                 print(f"{name}: no raw data {looked}; downloading {source.url} to {archive}", flush=True)
                 download(source, archive, name, how)
@@ -205,7 +204,7 @@ def _unpacked_root(archive: Path, name: str, downloads: Path, is_root: Callable[
     digest = hashlib.sha256(os.fsencode(archive.absolute()))
     digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
     folder = downloads / "extracted" / f"{name}-{digest.hexdigest()[:12]}"
-    with _lock(downloads / f".{name}.lock"):
+    with locked(downloads / f".{name}.lock"):
         if not folder.is_dir():
             print(f"{name}: unpacking {archive} to {folder}", flush=True)
             unpack(archive, folder)
@@ -336,16 +335,3 @@ def _part(archive: Path) -> Path:
 def _received(archive: Path) -> int:
     part = _part(archive)
     return part.stat().st_size if part.is_file() else 0
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel lets go of it when the process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise _disk_error(error, path.parent, "looking for downloaded archives") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -106,7 +106,7 @@ def _prepare(builder: "PhotographBuilder", manual_dir: str) -> None:
 
     folder = Path(builder.data_dir)
     try:
-        with _lock(folder.parent):
+        with locked(folder.parent / ".lock"):
             if folder.is_dir():
                 _reuse(builder)
                 return
@@ -128,10 +128,10 @@ def _reuse(builder: "PhotographBuilder") -> None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; the kernel lets go of it when the process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+def locked(path: Path) -> Iterator[None]:
+    """Holds the file `path`, made where it is missing; the kernel lets go of it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
