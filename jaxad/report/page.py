@@ -35,6 +35,13 @@ def page(results: Sequence[CategoryResult], run: Mapping[str, Any], published: P
     about = escape(" · ".join(str(run[name]) for name in ("preset", "device", "date") if run.get(name)))
     per_group = cases_per_group(len(results))
     sections = "".join(_category(index, result, per_group) for index, result in enumerate(results))
+    header = f'<p class="muted">{about}</p>\n{_links(results)}'
+    main = f"{_results_table(results, run, published)}{sections}{_run(results, run)}"
+    return document(title, header, main, "The numbers are in results.json, the table in results.md.")
+
+
+def document(title: str, header: str, main: str, footer: str, style: str = STYLE) -> str:
+    """A page that needs no other file; all arguments are HTML, `header` goes below the title."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -42,16 +49,15 @@ def page(results: Sequence[CategoryResult], run: Mapping[str, Any], published: P
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>{STYLE}</style>
+<style>{style}</style>
 </head>
 <body>
 <header>
 <h1>{title}</h1>
-<p class="muted">{about}</p>
-{_links(results)}</header>
+{header}</header>
 <main>
-{_results_table(results, run, published)}{sections}{_run(results, run)}</main>
-<footer class="muted">Written by jaxad. The numbers are in results.json, the table in results.md.</footer>
+{main}</main>
+<footer class="muted">Written by jaxad. {footer}</footer>
 </body>
 </html>
 """

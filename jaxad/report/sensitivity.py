@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from jaxad.metrics import resampling
 from jaxad.report.atomic import write_text
 from jaxad.report.category import CategoryResult
-from jaxad.report.page import POLICY, html_row, html_table
+from jaxad.report.page import document, html_row, html_table
 from jaxad.report.sensitivity_charts import CHART_STYLE, Line, Mark, row_chart, severity_chart, sheet, signed
 from jaxad.report.style import STYLE
 from jaxad.report.table import markdown, markdown_table, mean_metrics, percent
@@ -352,9 +352,9 @@ def _page(cells, changed, figures, drawn, run) -> str:
             f"<section>\n<h2>{escape(figure['title'])}</h2>\n{note}"
             f'<div class="charts broad">{shown}</div>\n{details}</section>\n'
         )
-    header = ["Cell", "Trained on", "Tested on", "Images"]
+    columns = ["Cell", "Trained on", "Tested on", "Images"]
     for metric in names:
-        header += [metric, "Change", "95 %"]
+        columns += [metric, "Change", "95 %"]
     body = []
     for cell in cells:
         texts = _row(cell, changed[cell.name], names)
@@ -362,32 +362,17 @@ def _page(cells, changed, figures, drawn, run) -> str:
         body.append(_linked_row(link, [escape(text) for text in texts[1:]]))
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(cells, changed, figures, run))
     config = escape(json.dumps(run["config"], indent=2, default=str))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="muted">{len(cells)} cells, metrics {escape(str(run["metrics"]))}, seed {escape(str(run["seed"]))}</p>
-</header>
-<main>
-{"".join(sections)}<section>
+    about = f"{len(cells)} cells, metrics {run['metrics']}, seed {run['seed']}"
+    header = f'<p class="muted">{escape(about)}</p>\n'
+    table = html_table("A row a cell; its name leads to its own report", columns, body, "cells")
+    main = f"""{"".join(sections)}<section>
 <h2>All cells</h2>
-{html_table("A row a cell; its name leads to its own report", header, body, "cells")}<ul class="notes">{notes}</ul>
+{table}<ul class="notes">{notes}</ul>
 <details><summary>Config</summary><div class="scroll"><pre>{config}</pre></div></details>
 </section>
-</main>
-<footer class="muted">Written by jaxad. The numbers are in benchmark.json and benchmark.csv, the figures in
-sensitivity.svg.</footer>
-</body>
-</html>
 """
+    footer = "The numbers are in benchmark.json and benchmark.csv, the figures in sensitivity.svg."
+    return document(title, header, main, footer, _STYLE)
 
 
 def _details(cells: Sequence[CellResult], changed, charts: Mapping[str, str]) -> str:
