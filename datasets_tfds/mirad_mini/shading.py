@@ -7,13 +7,10 @@ refraction through rough surfaces", 2007) under an area light with soft shadows,
 procedural room that glossy surfaces reflect.
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy import ndimage
 
 from datasets_tfds.mirad_mini.imaging import Imaging
@@ -21,36 +18,36 @@ from datasets_tfds.mirad_mini.layout import FIELD_MM
 from datasets_tfds.mirad_mini.scene import COARSE, EXTENT, PITCH, SIZE, WIDE, Scene, reduced, shadow_heights
 
 PIXELS = 600  # of the linear picture, whatever the resolution that it is reduced to
-TILE = 60  # pixels along a tile's side
+TILE = 60  # pixels along a tile's side: what a tile needs stays in the processor's cache
 _TILES = PIXELS // TILE
+_SHADOWS = 6  # directions within the key light
 
 
 class Maps(NamedTuple):
     """The scene on the table's grid, flattened over it for gathering."""
 
-    height: Float[Array | np.ndarray, "size*size"]
-    product: Float[Array | np.ndarray, "size*size 8"]
-    table: Float[Array | np.ndarray, "size*size 7"]
-    defect: Float[Array | np.ndarray, "size*size"]
-    shade: Float[Array | np.ndarray, "coarse*coarse 7"]  # shadow heights in 3 directions, both bounds; near relief
-    wide: Float[Array | np.ndarray, "wide*wide 5"]  # relief at two widths; products' mean albedo, by their height
+    height: Float[np.ndarray, "size*size"]
+    material: Float[np.ndarray, "size*size 15"]  # product 8, table 7
+    defect: Float[np.ndarray, "size*size"]
+    shade: Float[np.ndarray, "coarse*coarse c"]  # shadow heights' lower and upper bound in each direction; near relief
+    wide: Float[np.ndarray, "wide*wide 5"]  # relief at two widths; products' mean albedo, weighted by their height
 
 
 class Camera(NamedTuple):
-    position: Float[Array | np.ndarray, "3"]
-    right: Float[Array | np.ndarray, "3"]  # one mm in the plane of the table's middle, as the picture shows it
-    down: Float[Array | np.ndarray, "3"]
-    forward: Float[Array | np.ndarray, "3"]
-    distance: Float[Array | np.ndarray, ""]
+    position: Float[np.ndarray, "3"]
+    right: Float[np.ndarray, "3"]  # one mm in the plane of the table's middle, as the picture shows it
+    down: Float[np.ndarray, "3"]
+    forward: Float[np.ndarray, "3"]
+    distance: Float[np.ndarray, ""]
 
 
 class Light(NamedTuple):
-    position: Float[Array | np.ndarray, "3"]  # mm
-    direction: Float[Array | np.ndarray, "3"]  # from the table's middle to the light
-    key: Float[Array | np.ndarray, "3"]  # irradiance of a surface at the middle that faces the light, linear RGB
-    ambient: Float[Array | np.ndarray, "3"]  # irradiance from all around
-    softness: Float[Array | np.ndarray, ""]  # tangent of the light's angular radius
-    table: Float[Array | np.ndarray, "3"]  # mean radiance of the table
+    position: Float[np.ndarray, "3"]  # mm
+    direction: Float[np.ndarray, "3"]  # from the table's middle to the light
+    key: Float[np.ndarray, "3"]  # irradiance of a surface at the middle that faces the light, linear RGB
+    ambient: Float[np.ndarray, "3"]  # irradiance from all around
+    softness: Float[np.ndarray, ""]  # tangent of the light's angular radius
+    table: Float[np.ndarray, "3"]  # mean radiance of the table
 
 
 def photograph(scene: Scene, imaging: Imaging, oversampling: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,11 +60,16 @@ def photograph(scene: Scene, imaging: Imaging, oversampling: int) -> tuple[np.nd
       Linear radiance (600, 600, 3), and the share of each pixel's area that shows a defect (600, 600).
     """
     camera, light = _camera(imaging), _light(imaging, scene)
-    maps = jax.device_put(_maps(scene, imaging))
-    tops = _tops(scene, camera)
-    picture = np.zeros((PIXELS, PIXELS, 4), np.float32)
-    _shade_tiles(picture, maps, camera, light, np.flatnonzero(tops > 0).tolist(), tops, oversampling)
-    _shade_tiles(picture, maps, camera, light, np.flatnonzero(tops <= 0).tolist(), tops, 1)
+    maps = _maps(scene, imaging)
+    picture = np.empty((PIXELS, PIXELS, 4), np.float32)
+    for tile, top in enumerate(_tops(scene, camera)):
+        row, column = divmod(tile, _TILES)
+        dense = oversampling if top > 0 else 1
+        steps = ((np.arange(TILE * dense, dtype=np.float32) + 0.5) / dense) * (FIELD_MM / PIXELS) - FIELD_MM / 2
+        u, v = steps + column * (TILE * FIELD_MM / PIXELS), steps + row * (TILE * FIELD_MM / PIXELS)
+        u, v = (a.ravel().astype(np.float32) for a in np.meshgrid(u, v))
+        values = _seen(maps, camera, light, u, v, top).reshape(4, TILE, dense, TILE, dense).mean((2, 4))
+        picture[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = values.transpose(1, 2, 0)
     return picture[..., :3], picture[..., 3]
 
 
@@ -135,7 +137,7 @@ def _maps(scene: Scene, imaging: Imaging) -> Maps:
     pitch = PITCH * COARSE
     shade = []
     spread = imaging.light_softness / max(np.cos(np.deg2rad(imaging.light_elevation)), 0.3)
-    for turn in (-0.7 * spread, 0.0, 0.7 * spread):
+    for turn in spread * np.linspace(-0.9, 0.9, _SHADOWS):
         for lift in (imaging.light_softness, -imaging.light_softness):
             elevation = float(np.clip(imaging.light_elevation + lift, 8, 86))
             shade.append(shadow_heights(coarse, pitch, imaging.light_azimuth + turn, elevation))
@@ -145,10 +147,9 @@ def _maps(scene: Scene, imaging: Imaging) -> Maps:
     relief += [_blurred(colour[..., c], 3.0 / (PITCH * WIDE)) for c in range(3)]
     return Maps(
         scene.height.reshape(-1),
-        scene.product.reshape(-1, 8),
-        scene.table.reshape(-1, 7),
+        np.concatenate([scene.product, scene.table], axis=-1).reshape(-1, 15),
         scene.defect.reshape(-1).astype(np.float32),
-        np.stack(shade, axis=-1).reshape(-1, 7),
+        np.stack(shade, axis=-1).reshape(-1, len(shade)),
         np.stack(relief, axis=-1).reshape(-1, 5),
     )
 
@@ -179,147 +180,101 @@ def _tops(scene: Scene, camera: Camera) -> Float[np.ndarray, "tiles*tiles"]:
     return np.array(tops, np.float32)
 
 
-class Hits(NamedTuple):
-    """What the rays of a tile have met: places (mm), and the maps there, channel by channel."""
-
-    x: Any
-    y: Any
-    z: Any
-    product: Any
-    table: Any
-    shade: Any
-    wide: Any
-    defect: Any
-
-
-def _shade_tiles(picture: np.ndarray, maps: Maps, camera: Camera, light: Light, tiles, tops, oversampling: int) -> None:
-    """Shades some tiles into `picture`."""
-    for i in tiles:
-        row, column = i // _TILES * TILE, i % _TILES * TILE
-        hits = jax.tree.map(np.asarray, _hits(maps, camera, row, column, tops[i], oversampling=oversampling))
-        values = np.stack(_seen(hits, camera, light))
-        values = values.reshape(4, TILE, oversampling, TILE, oversampling).mean((2, 4))
-        picture[row : row + TILE, column : column + TILE] = values.transpose(1, 2, 0)
-
-
-@partial(jax.jit, static_argnames="oversampling")
-def _hits(maps: Maps, camera: Camera, row: int, column: int, top: float, *, oversampling: int) -> Hits:
-    samples = TILE * oversampling
-    steps = ((jnp.arange(samples, dtype=jnp.float32) + 0.5) / oversampling) * (FIELD_MM / PIXELS) - FIELD_MM / 2
-    u, v = (steps + column * (FIELD_MM / PIXELS))[None, :], (steps + row * (FIELD_MM / PIXELS))[:, None]
+def _seen(maps: Maps, camera: Camera, light: Light, u, v, top) -> Float[np.ndarray, "4 rays"]:
+    """Radiance (red, green, blue) and defect of the rays through (u, v) mm in a region no higher than `top`."""
     ray = [camera.distance * camera.forward[k] + u * camera.right[k] + v * camera.down[k] for k in range(3)]
     length = camera.position[2] / -ray[2]
     ground_x, ground_y = camera.position[0] + ray[0] * length, camera.position[1] + ray[1] * length
-    lean_x, lean_y = (
-        (camera.position[0] - ground_x) / camera.position[2],
-        (camera.position[1] - ground_y) / camera.position[2],
-    )
-    x, y, z = _march(maps.height, ground_x, ground_y, lean_x, lean_y, top)
+    if top > 0:
+        lean_x = (camera.position[0] - ground_x) / camera.position[2]
+        lean_y = (camera.position[1] - ground_y) / camera.position[2]
+        x, y, z = _march(maps.height, ground_x, ground_y, lean_x, lean_y, top)
+    else:
+        x, y, z = ground_x, ground_y, np.zeros_like(ground_x)
 
-    full = _corners(x, y, SIZE, PITCH)
-    product = _interpolated(maps.product, *full)
-    table = _interpolated(maps.table, *full)
-    shade = _interpolated(maps.shade, *_corners(x, y, SIZE // COARSE, PITCH * COARSE))
+    material = _interpolated(maps.material, *_corners(x, y, SIZE, PITCH))
     wide = _interpolated(maps.wide, *_corners(x, y, SIZE // WIDE, PITCH * WIDE))
     defect = maps.defect[_nearest(x, y)]
-    return Hits(x, y, z, product, table, shade, wide, defect)
 
-
-def _seen(hits: Hits, camera: Camera, light: Light):
-    """Radiance (red, green, blue) and defect of what rays have met.
-
-    In NumPy: XLA fuses this chain so that it computes what is shared many times over, 80 times slower on a CPU.
-    """
-    x, y, z, product_there, table, shade, wide, defect = hits
-    red, green, blue, gloss, metal, slope_x, slope_y, cover = product_there
     # A ray that ends above the table has met the product, if only its wall, which has no cover of its own.
-    product = np.maximum(np.clip(z / 0.06 - 0.4, 0, 1), np.where(z > 0.02, cover, 0))
-    mixed = [
-        t + (p - t) * product for p, t in zip((red, green, blue, gloss, metal, slope_x, slope_y), table, strict=True)
-    ]
-    *albedo, gloss, metal, slope_x, slope_y = mixed
+    product = np.maximum(np.clip(z / 0.06 - 0.4, 0, 1), (z > 0.02) * material[7])
+    surface = material[8:] + (material[:7] - material[8:]) * product
+    albedo, (gloss, metal, slope_x, slope_y) = surface[:3], surface[3:]
 
     shorten = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
-    normal = (-slope_x * shorten, -slope_y * shorten, shorten)
-    view = _unit(camera.position[0] - x, camera.position[1] - y, camera.position[2] - z)
-    to_light = light.position[0] - x, light.position[1] - y, light.position[2] - z
+    normal = np.stack([-slope_x * shorten, -slope_y * shorten, shorten])
+    # A wall is lit from in front of it: on its own place the coarse grid has it half inside.
+    before = x + _CLEARANCE * normal[0], y + _CLEARANCE * normal[1]
+    shade = _interpolated(maps.shade, *_corners(*before, SIZE // COARSE, PITCH * COARSE))
+    view = _unit(np.stack([camera.position[0] - x, camera.position[1] - y, camera.position[2] - z]))
+    to_light = np.stack([light.position[0] - x, light.position[1] - y, light.position[2] - z])
     falloff = np.sum(light.position**2) / _dot(to_light, to_light)
-    to_light = _unit(*to_light)
+    to_light = _unit(to_light)
 
-    lit = sum(
-        _smoothstep((z + 0.05 - shade[2 * k]) / np.maximum(shade[2 * k + 1] - shade[2 * k], 0.05)) for k in range(3)
-    )
-    lit = lit * falloff / 3
-    open_sky = 1.0
-    for relief, width, weight in ((shade[6], 0.5, 0.30), (wide[0], 1.6, 0.40), (wide[1], 5.0, 0.45)):
-        open_sky = open_sky * (1 - weight * np.clip((relief - z) / width, 0, 1.6) / 1.6)
+    lit = np.zeros_like(z)
+    for lower, upper in zip(shade[0:-1:2], shade[1:-1:2], strict=True):
+        lit += _smoothstep((z + 0.05 - lower) / np.maximum(upper - lower, 0.05))
+    lit *= falloff / _SHADOWS
+    open_sky = np.ones_like(z)
+    for relief, width, weight in ((shade[-1], 0.5, 0.30), (wide[0], 1.6, 0.40), (wide[1], 5.0, 0.45)):
+        open_sky *= 1 - weight * np.clip((relief - z) / (1.6 * width), 0, 1)
     upward = 0.5 + 0.5 * normal[2]
     facing = np.maximum(_dot(normal, to_light), 0)
 
-    # Specular: key light widened by its size, and the room.
+    # The key light's reflection is widened by its size, and so much fainter; the room's follows it.
     roughness = 0.78 - 0.72 * gloss
     alpha = roughness**2
     wide_alpha = np.minimum(alpha + 0.5 * light.softness, 1)
-    half = _unit(*(a + b for a, b in zip(view, to_light, strict=True)))
+    half = _unit(view + to_light)
     n_h, l_h = np.clip(_dot(normal, half), 0, 1), np.clip(_dot(to_light, half), 0.05, 1)
     n_v = np.clip(_dot(normal, view), 0.02, 1)
-    # Widening keeps the light's energy: the lobe is that much lower.
-    spread = (alpha / wide_alpha) ** 2
-    density = wide_alpha**2 / ((n_h**2 * (wide_alpha**2 - 1) + 1) ** 2)
-    glint = facing * density * spread / (4 * l_h**2) * lit
+    density = alpha**2 / (n_h**2 * (wide_alpha**2 - 1) + 1) ** 2
+    glint = facing * density / (4 * l_h**2) * lit
     grazing = (1 - l_h) ** 5
-    mirrored = tuple(2 * _dot(normal, view) * n - w for n, w in zip(normal, view, strict=True))
-    room = _room(mirrored, view, light, roughness)
+    mirrored = 2 * _dot(normal, view) * normal - view
+    sky, ground = _room(mirrored, x, y, view, light, roughness)
     scale, bias = _environment_response(roughness, n_v)
     seen_sky = np.clip(open_sky * 1.25 - 0.25, 0, 1)
+    unlit = light.ambient[:, None] * (upward - 0.15 * normal[1])
 
-    radiance = []
-    for c in range(3):
-        base = 0.04 + (albedo[c] - 0.04) * metal
-        occlusion = open_sky + (1 - open_sky) * albedo[c] * 0.45
-        bounced = light.table[c] * (1 - upward) * 0.75 + wide[2 + c] * 0.10 * (1 - product) * light.ambient[c]
-        diffuse = (
-            light.key[c] * lit * facing + light.ambient[c] * occlusion * (upward + 0.15 * normal[1] * -1) + bounced
-        )
-        fresnel = base + (1 - base) * grazing
-        specular = (
-            light.key[c] * fresnel * glint
-            + (room[0] * light.ambient[c] + room[1] * light.table[c]) * (base * scale + bias) * seen_sky
-        )
-        radiance.append(albedo[c] * (1 - metal) * diffuse + specular)
-    return *radiance, defect
+    base = 0.04 + (albedo - 0.04) * metal
+    occlusion = open_sky + (1 - open_sky) * 0.45 * albedo
+    bounced = light.table[:, None] * (0.75 * (1 - upward)) + wide[2:] * (light.ambient[:, None] * (0.1 * (1 - product)))
+    diffuse = light.key[:, None] * (lit * facing) + unlit * occlusion + bounced
+    reflected = (light.ambient[:, None] * sky + light.table[:, None] * ground) * ((base * scale + bias) * seen_sky)
+    radiance = albedo * (1 - metal) * diffuse + reflected + light.key[:, None] * ((base + (1 - base) * grazing) * glint)
+    return np.concatenate([radiance, defect[None]])
 
 
-def _room(direction, view, light: Light, roughness):
-    """What a mirror shows of the surroundings: share of ambient light, share of the table's radiance."""
-    x, y, z = direction
-    blur = 0.06 + 0.8 * roughness**1.5
-    sky = _smoothstep((z + blur) / (2 * blur))
-    height = np.clip(z, 0.08, 1)
-    # Seen from the table: a ceiling panel opposite to the key light, a bright wall behind it, the camera's dark body.
-    across, along = -light.direction[1], light.direction[0]
-    flat = 1 / np.sqrt(across**2 + along**2 + 1e-6)
-    px, py = x / height, y / height
-    a = (px * across + py * along) * flat
-    b = (px * along - py * across) * flat
-    panel = _box(a, 0.0, 0.9, blur) * _box(b, -0.55, 0.22, blur)
-    window = _box(a, 0.35, 0.35, blur) * _box(b, 0.95, 0.3, blur)
-    towards = x * view[0] + y * view[1] + z * view[2]
-    camera = _smoothstep((towards - 0.985 + 0.5 * blur) / blur) * np.clip(1.2 - 1.5 * roughness, 0, 1)
-    gradient = 0.45 + 0.75 * np.clip(z, 0, 1) ** 1.5
-    brightness = gradient + 2.6 * panel + 1.6 * window
-    return sky * brightness * (1 - 0.55 * camera), 1 - sky
+_CLEARANCE = np.float32(1.5 * COARSE * PITCH)  # mm
+_CEILING = 260.0  # mm above the table: near enough for reflections to change across a product
+
+
+def _room(direction, x, y, view, light: Light, roughness):
+    """What a mirror at (x, y) shows of its surroundings: share of ambient light, share of the table's radiance."""
+    blur = 0.05 + 0.8 * roughness**1.5
+    sky = _smoothstep((direction[2] + blur) / (2 * blur))
+    height = np.clip(direction[2], 0.08, 1)
+    # Seen from the table: a ceiling panel and a window at the side away from the key light, the camera's dark body.
+    along = light.direction[:2] / max(float(np.hypot(*light.direction[:2])), 1e-3)
+    px, py = direction[0] / height + x / _CEILING, direction[1] / height + y / _CEILING
+    a, b = py * along[0] - px * along[1], px * along[0] + py * along[1]
+    panel = _box(a, 0.1, 0.9, blur) * _box(b, -0.30, 0.20, blur)
+    window = _box(a, -0.35, 0.35, blur) * _box(b, 0.55, 0.3, blur)
+    camera = _smoothstep((_dot(direction, view) - 0.985 + 0.5 * blur) / blur) * np.clip(1.2 - 1.5 * roughness, 0, 1)
+    brightness = 0.42 + 0.55 * np.clip(direction[2], 0, 1) ** 2 + 2.4 * panel + 1.6 * window
+    return sky * brightness * (1 - 0.5 * camera), 1 - sky
 
 
 def _box(value, centre, half, blur):
-    return _smoothstep((half + blur - np.abs(value - centre)) / (2 * blur)) * half / (half + 0.5 * blur)
+    return _smoothstep((half + blur - np.abs(value - centre)) / (2 * blur)) * (half / (half + 0.5 * blur))
 
 
 def _environment_response(roughness, n_v):
-    """Scale and bias of the reflectance at normal incidence for light from all around (Karis, "Physically based
+    """Scale and bias of the reflectance at normal incidence, for light from all around (Karis, "Physically based
     shading on mobile", 2014)."""
     r = [1.0 - roughness, 0.0425 - 0.0275 * roughness, 1.04 - 0.572 * roughness, 0.022 * roughness - 0.04]
-    a = np.minimum(r[0] ** 2, 2.0 ** (-9.28 * n_v)) * r[0] + r[1]
+    a = np.minimum(r[0] ** 2, np.exp2(-9.28 * n_v)) * r[0] + r[1]
     return -1.04 * a + r[2], 1.04 * a + r[3]
 
 
@@ -328,42 +283,49 @@ _REFINEMENTS = 5
 
 
 def _march(height, ground_x, ground_y, lean_x, lean_y, top):
-    """Where rays first meet the height field: x, y, z in mm; they would meet the table in (ground_x, ground_y)."""
-    sideways = jnp.sqrt(jnp.max(lean_x**2 + lean_y**2)) * top
-    count = jnp.ceil(sideways / (_MARCH_STEP * PITCH)).astype(jnp.int32) + 2
-    drop = top / count
-
-    def below(z):
-        return height[_nearest(ground_x + lean_x * z, ground_y + lean_y * z)] >= z
-
-    def step(i, free):
-        # The height above which the ray is free; it stays once the ray has met something.
-        z = top - (i + 1) * drop
-        return jnp.where((free > z + 1.5 * drop) | below(z), free, z)
-
-    free = jax.lax.fori_loop(0, count, step, jnp.full(ground_x.shape, top))
-    above, under = free, jnp.maximum(free - drop, 0)
+    """Where rays first meet the height field, as x, y, z in mm; they would meet the table at (ground_x, ground_y)."""
+    sideways = float(np.sqrt((lean_x**2 + lean_y**2).max())) * top
+    count = int(sideways / (_MARCH_STEP * PITCH)) + 3
+    drop = top / np.float32(count)
+    # The ray is free above `above`; it is below the surface at `above - drop`.
+    above = np.full_like(ground_x, drop)
+    flying = np.arange(len(ground_x))
+    column, row = _indices(ground_x), _indices(ground_y)
+    right, down = lean_x / np.float32(PITCH), lean_y / np.float32(PITCH)
+    for step in range(count - 1):
+        z = np.float32(top - (step + 1) * drop)
+        landed = height[_index(column + right * z, row + down * z)] >= z
+        if landed.any():
+            above[flying[landed]] = z + drop
+            free = ~landed
+            flying, column, row, right, down = (a[free] for a in (flying, column, row, right, down))
+    under = above - drop
     for _ in range(_REFINEMENTS):
         middle = (above + under) / 2
         hit = _height_at(height, ground_x + lean_x * middle, ground_y + lean_y * middle) >= middle
-        above, under = jnp.where(hit, above, middle), jnp.where(hit, middle, under)
+        above, under = np.where(hit, above, middle), np.where(hit, middle, under)
     z = (above + under) / 2
-    x, y = ground_x + lean_x * z, ground_y + lean_y * z
-    z = jnp.clip(_height_at(height, x, y), under, above)
+    z = np.clip(_height_at(height, ground_x + lean_x * z, ground_y + lean_y * z), under, above)
     return ground_x + lean_x * z, ground_y + lean_y * z, z
 
 
+def _indices(coordinate):
+    return (coordinate + np.float32(EXTENT / 2)) / np.float32(PITCH)
+
+
+def _index(column, row):
+    return np.clip(row, 0, SIZE - 1).astype(np.int32) * SIZE + np.clip(column, 0, SIZE - 1).astype(np.int32)
+
+
 def _nearest(x, y):
-    column = jnp.clip((x + EXTENT / 2) / PITCH, 0, SIZE - 1).astype(jnp.int32)
-    row = jnp.clip((y + EXTENT / 2) / PITCH, 0, SIZE - 1).astype(jnp.int32)
-    return row * SIZE + column
+    return _index(_indices(x), _indices(y))
 
 
 def _corners(x, y, size: int, pitch: float):
     """Index of the upper left of the four samples around (x, y), and how far to the right and down of it."""
-    column = jnp.clip((x + EXTENT / 2) / pitch - 0.5, 0, size - 1.001)
-    row = jnp.clip((y + EXTENT / 2) / pitch - 0.5, 0, size - 1.001)
-    left, upper = column.astype(jnp.int32), row.astype(jnp.int32)
+    per_mm, middle, end = np.float32(1 / pitch), np.float32(EXTENT / 2 / pitch - 0.5), np.float32(size - 1.01)
+    column, row = np.clip(x * per_mm + middle, 0, end), np.clip(y * per_mm + middle, 0, end)
+    left, upper = column.astype(np.int32), row.astype(np.int32)
     return upper * size + left, size, column - left, row - upper
 
 
@@ -374,17 +336,18 @@ def _height_at(height, x, y):
     return above * (1 - down) + under * down
 
 
-def _interpolated(field, first, size, right, down):
-    """Bilinear samples of every channel, as a list."""
-    right, down = right[..., None], down[..., None]
-    above = field[first] * (1 - right) + field[first + 1] * right
-    under = field[first + size] * (1 - right) + field[first + size + 1] * right
-    return jnp.unstack(above * (1 - down) + under * down, axis=-1)
+def _interpolated(field, first, size, right, down) -> Float[np.ndarray, "channels rays"]:
+    """Bilinear samples of every channel."""
+    right, down = right[:, None], down[:, None]
+    value = field[first] * ((1 - right) * (1 - down))
+    value += field[first + 1] * (right * (1 - down))
+    value += field[first + size] * ((1 - right) * down)
+    value += field[first + size + 1] * (right * down)
+    return np.ascontiguousarray(value.T)
 
 
-def _unit(x, y, z):
-    shorten = 1 / np.sqrt(x**2 + y**2 + z**2)
-    return x * shorten, y * shorten, z * shorten
+def _unit(vector):
+    return vector / np.sqrt(_dot(vector, vector))
 
 
 def _dot(a, b):
