@@ -306,9 +306,13 @@ def draw_imaging(node: int, rng: np.random.Generator) -> Imaging:
     ambient = rng.uniform() < place.ambient_only
     offset = rng.uniform(-place.offset, place.offset, size=2)
     drawn["heading"] %= 360.0
+    if ambient:
+        # The camera errs about this light as it does about the key light.
+        drawn["white_balance"] *= drawn["ambient_temperature"] / drawn["light_temperature"]
+        drawn |= {"ambient_mix": 1.0, "light_intensity": 0.7 * drawn["light_intensity"]}
     return Imaging(
         node=node,
-        **drawn | ({"ambient_mix": 1.0, "light_intensity": 0.7 * drawn["light_intensity"]} if ambient else {}),
+        **drawn,
         offset_x=float(offset[0]),
         offset_y=float(offset[1]),
         motion_length=float(length) if slides else 0.0,
