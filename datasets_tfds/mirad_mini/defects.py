@@ -68,7 +68,7 @@ def draw_defect(
     if perfect is None:
         perfect = build(design, pitch=COARSE_MM)
     largest = 0.6 * float((perfect.cover > 0.5).sum()) * COARSE_MM**2
-    smallest = 1.2 / difficulty
+    smallest = 3.0 / difficulty
     for _ in range(_TRIES):
         defect = _candidate(design, kind, rng, difficulty, perfect)
         if defect is None:
@@ -91,10 +91,10 @@ def _candidate(
             return None
         change = options[int(rng.integers(len(options)))]
         if change.action == "moved":
-            # The measures of a family's fault are those of difficulty 1.
-            far = float(rng.uniform(0.85, 1.4)) / difficulty**0.5
+            # The measures of a family's fault are the least that is seen as one.
+            far = float(rng.uniform(1.35, 2.2)) / difficulty**0.5
             x, y = turned(change.x * far, 0, float(rng.uniform(0, 360)))
-            angle = change.angle * float(rng.uniform(0.8, 1.3)) * float(rng.choice([-1, 1])) / difficulty**0.5
+            angle = change.angle * float(rng.uniform(1.25, 2.05)) * float(rng.choice([-1, 1])) / difficulty**0.5
             change = replace(change, x=x, y=y, angle=angle)
         return Defect(kind, change)
     return _DRAWN[kind](rng, difficulty, perfect)
@@ -139,7 +139,7 @@ def _common(rng: np.random.Generator, difficulty: float, low: float, high: float
     """Size in mm, drawn between two at difficulty 1, strength, direction and seed."""
     return {
         "size_mm": float(rng.uniform(low, high)) / difficulty**0.6,
-        "strength": float(rng.uniform(0.8, 1.2)) / difficulty**0.6,
+        "strength": float(rng.uniform(1.4, 2.1)) / difficulty**0.6,
         "angle": float(rng.uniform(0, 360)),
         "seed": int(rng.integers(2**31)),
     }
@@ -147,33 +147,33 @@ def _common(rng: np.random.Generator, difficulty: float, low: float, high: float
 
 def _scratch(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
     x, y = _place(rng, perfect, 1.0)
-    return Defect("scratch", x=x, y=y, **_common(rng, difficulty, 6, 15))
+    return Defect("scratch", x=x, y=y, **_common(rng, difficulty, 10, 26))
 
 
 def _stain(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
     x, y = _place(rng, perfect, 1.0)
     colour = _unlike(rng, _colour_at(perfect, (x, y)), _STAINS, 0.25)
-    return Defect("stain", x=x, y=y, colour=colour, **_common(rng, difficulty, 3.5, 8))
+    return Defect("stain", x=x, y=y, colour=colour, **_common(rng, difficulty, 6, 14))
 
 
 def _hole(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
     x, y = _place(rng, perfect, 1.5)
     variant = "pit" if rng.random() < 0.6 else "through"
-    return Defect("hole", variant=variant, x=x, y=y, **_common(rng, difficulty, 1.7, 3.2))
+    return Defect("hole", variant=variant, x=x, y=y, **_common(rng, difficulty, 2.9, 5.5))
 
 
 def _deformation(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
     variant = str(rng.choice(["chip", "melt", "melt", "dent"]))
     x, y = _place(rng, perfect, 1.5) if variant == "dent" else _edge(rng, perfect)
-    low, high = {"chip": (3.0, 5.5), "melt": (5.0, 9.0), "dent": (4.0, 8.0)}[variant]
+    low, high = {"chip": (5.2, 9.5), "melt": (8.7, 15.6), "dent": (7.0, 13.8)}[variant]
     return Defect("deformation", variant=variant, x=x, y=y, **_common(rng, difficulty, low, high))
 
 
 def _colour_error(rng: np.random.Generator, difficulty: float, perfect: Surface) -> Defect:
     x, y = _place(rng, perfect, 1.0)
-    colour = _unlike(rng, _colour_at(perfect, (x, y)), [linear(name) for name in PLASTICS], 0.2 / difficulty**0.5)
+    colour = _unlike(rng, _colour_at(perfect, (x, y)), [linear(name) for name in PLASTICS], 0.32 / difficulty**0.5)
     variant = "patch" if rng.random() < 0.6 else "band"
-    return Defect("colour_error", variant=variant, x=x, y=y, colour=colour, **_common(rng, difficulty, 4, 9))
+    return Defect("colour_error", variant=variant, x=x, y=y, colour=colour, **_common(rng, difficulty, 7, 15.6))
 
 
 _DRAWN: dict[str, Callable[[np.random.Generator, float, Surface], Defect]] = {

@@ -36,6 +36,7 @@ VERSION = "1.0.0"  # of the pictures: the same version and settings give the sam
 
 SEVERAL = 0.3  # share of frames with two products or more (MIRAD: over 30 %)
 COMPOUND = 0.38  # share of defective products with several defects (MIRAD)
+DESIGNS = 6  # of a family, each made again and again with its tolerances (MIRAD: ten of its rabbits)
 JPEG_QUALITY = 95
 
 IMAGING_NUMBERS = tuple(f.name for f in dataclasses.fields(Imaging) if f.type == "float" or f.type is float)
@@ -110,10 +111,27 @@ def factor_parts(train: int, good: int, anomalous: int) -> list[Part]:
     return training + [Part(f"test{way}", good, anomalous, "test", how) for way, how in ways.items()]
 
 
-def draw_scene(family: str, anomalous: bool, rng: np.random.Generator, difficulty: float = 1.0) -> Scene:
-    """One to four products of a family; in an anomalous frame one of them has defects, the others as a rule none."""
+def catalogue(family: str, seed: int, designs: int) -> list[Design]:
+    """The designs of a family that customers have ordered, a function of the seed; [] for none in common."""
+    return [draw_design(family, np.random.default_rng([seed, zlib.crc32(family.encode()), i])) for i in range(designs)]
+
+
+def draw_scene(
+    family: str, anomalous: bool, rng: np.random.Generator, difficulty: float = 1.0, ordered: Sequence[Design] = ()
+) -> Scene:
+    """One to four products of a family; in an anomalous frame one of them has defects, the others as a rule none.
+
+    Args:
+      ordered: the designs that products are made by, each product with its own tolerances; () where no two products
+        need have a design in common.
+    """
     count = int(rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2])) if rng.random() < SEVERAL else 1
-    designs = tuple(draw_design(family, rng) for _ in range(count))
+    designs = tuple(
+        dataclasses.replace(ordered[int(rng.integers(len(ordered)))], seed=int(rng.integers(2**31)))
+        if ordered
+        else draw_design(family, rng)
+        for _ in range(count)
+    )
     defective = {int(rng.integers(count))} if anomalous else set()
     if anomalous and count > 1 and rng.random() < 0.25:
         defective.add(int(rng.integers(count)))
@@ -129,11 +147,17 @@ def photograph(scene: Scene, imaging: Imaging) -> tuple[np.ndarray, np.ndarray]:
     return render(surfaces, scene.placements, imaging, scene.seed)
 
 
-def generate(folder: Path, family: str, parts: Sequence[Part], seed: int = 0, difficulty: float = 1.0) -> Path:
+def generate(
+    folder: Path, family: str, parts: Sequence[Part], seed: int = 0, difficulty: float = 1.0, designs: int = DESIGNS
+) -> Path:
     """Writes the splits of one family: FOLDER/FAMILY/SPLIT/{good,anomaly}/NNN.jpg, masks in ground_truth/SPLIT/anomaly,
     and factors.csv; of MIRAD's two splits the masks lie in ground_truth/anomaly.
 
     The family's folder gets its name when it is complete; what a killed run left is removed.
+
+    Args:
+      difficulty: 0.5 easy to 2 hard: size and contrast of the defects.
+      designs: that the products are made by; 0: each product has its own.
 
     Returns:
       FOLDER/FAMILY.
@@ -150,7 +174,8 @@ def generate(folder: Path, family: str, parts: Sequence[Part], seed: int = 0, di
         if final.is_dir():
             raise UserError(f"{final} exists already: remove it, or name another folder")
         shutil.rmtree(unfinished, ignore_errors=True)
-        tasks = [task for part in parts for task in _tasks(family, part, seed, difficulty)]
+        ordered = catalogue(family, seed, designs)
+        tasks = [task for part in parts for task in _tasks(family, part, seed, difficulty, ordered)]
         masks_by_split = len({part.name for part in parts if part.anomalous}) > 1
         rows = []
         # threads: NumPy and JAX compute outside Python's lock
@@ -180,14 +205,14 @@ class _Task:
     imaging: Imaging
 
 
-def _tasks(family: str, part: Part, seed: int, difficulty: float) -> Iterator[_Task]:
+def _tasks(family: str, part: Part, seed: int, difficulty: float, ordered: Sequence[Design]) -> Iterator[_Task]:
     for kind, count in (("good", part.good), ("anomaly", part.anomalous)):
         for number in range(count):
             scene, imaging = (
                 np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in (family, stream, kind)), number])
                 for stream in (f"scene {part.scenes}", f"imaging {part.name}")
             )
-            made = draw_scene(family, kind == "anomaly", scene, difficulty)
+            made = draw_scene(family, kind == "anomaly", scene, difficulty, ordered)
             # normal and anomalous images are photographed alike: the numbering of both goes through the nodes
             yield _Task(part.name, kind, f"{number:03}", made, part.imaging(imaging, number))
 
@@ -248,11 +273,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--difficulty", type=float, default=1.0, help="0.5 easy, 1, 2 hard: size and contrast of defects"
     )
+    parser.add_argument("--designs", type=int, default=DESIGNS, help="of a family; 0: each product has its own")
     parser.add_argument("--factors", action="store_true", help="splits that vary one factor of imaging each")
     given = parser.parse_args(arguments)
     parts = (factor_parts if given.factors else mirad_parts)(given.images, given.good, given.anomalous)
     for family in given.family or FAMILIES:
-        print(generate(given.folder, family, parts, given.seed, given.difficulty))
+        print(generate(given.folder, family, parts, given.seed, given.difficulty, given.designs))
 
 
 if __name__ == "__main__":

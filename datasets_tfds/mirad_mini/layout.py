@@ -9,6 +9,8 @@ FIELD_MM = 60.0
 REACH_MM = 27.5
 # Half of the largest product's diagonal extent.
 LARGEST_RADIUS_MM = 22.0
+# How far from upright a hand lays a product down.
+TURN_DEG = 15.0
 
 
 @dataclass(frozen=True)
@@ -62,4 +64,4 @@ def _scatter(rng: np.random.Generator, count: int, radius: float) -> list[tuple[
 
 
 def _placement(rng: np.random.Generator, x: float, y: float, scale: float) -> Placement:
-    return Placement(float(x), float(y), float(rng.uniform(0, 360)), scale)
+    return Placement(float(x), float(y), float(rng.uniform(-TURN_DEG, TURN_DEG)), scale)

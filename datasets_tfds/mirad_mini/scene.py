@@ -4,6 +4,8 @@ The table's grid is square, x to the right, y downwards, z towards the camera, i
 (i + 0.5) * PITCH - EXTENT / 2. It reaches beyond the 60 mm field of view for the sake of leaning cameras.
 """
 
+import functools
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ PITCH = 0.1  # mm
 SIZE = 880
 COARSE = 2  # the light's grid is this much coarser
 WIDE = 4  # and that of wide occlusion so much
+TABLES = 2  # of each kind of background: a place of production has its own, and is photographed again and again
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,34 @@ class Scene:
 
 
 def compose(surfaces: Sequence[Surface], placements: Sequence[Placement], background: str, seed: int) -> Scene:
-    """Lays products on a background; `seed` decides the background's and the surfaces' fine texture."""
-    table_seed, texture_seed = np.random.SeedSequence(seed).spawn(2)
-    table = BACKGROUNDS[background](np.random.default_rng(table_seed), SIZE, PITCH)
+    """Lays products on a background; `seed` decides on the table of that kind, how it lies, and on fine texture."""
+    rng = np.random.default_rng(seed)
+    table = _table(background, int(rng.integers(TABLES)))
+    rows, columns = (slice(None, None, 1 - 2 * int(turn)) for turn in rng.integers(2, size=2))
     height = np.zeros((SIZE, SIZE), np.float32)
     material = np.zeros((SIZE, SIZE, 6), np.float32)
     defect = np.zeros((SIZE, SIZE), bool)
     for surface, placement in zip(surfaces, placements, strict=True):
         _place(surface, placement, height, material, defect)
     product = np.concatenate([material[..., :5], _slopes(height), material[..., 5:]], axis=-1)
-    _texture(np.random.default_rng(texture_seed), product)
-    fields = [table.albedo, table.gloss[..., None], table.metal[..., None], table.slope]
-    return Scene(height, product, np.concatenate(fields, axis=-1), defect)
+    _texture(rng, product)
+    return Scene(height, product, _flipped(table, rows, columns), defect)
+
+
+@functools.cache
+def _table(background: str, number: int) -> Float[np.ndarray, "size size 7"]:
+    """One of the tables of that kind: albedo (3), gloss, metal, slope along x and y."""
+    drawn = BACKGROUNDS[background](np.random.default_rng([zlib.crc32(background.encode()), number]), SIZE, PITCH)
+    fields = [drawn.albedo, drawn.gloss[..., None], drawn.metal[..., None], drawn.slope]
+    return np.concatenate(fields, axis=-1, dtype=np.float32)
+
+
+def _flipped(table: Float[np.ndarray, "size size 7"], rows: slice, columns: slice) -> Float[np.ndarray, "size size 7"]:
+    """The table with its rows or columns backwards, slopes with them."""
+    flipped = table[rows, columns].copy()
+    flipped[..., 5] *= columns.step
+    flipped[..., 6] *= rows.step
+    return flipped
 
 
 def _place(surface: Surface, placement: Placement, height: np.ndarray, material: np.ndarray, defect: np.ndarray):
@@ -128,10 +147,11 @@ def _slopes(height: Float[np.ndarray, "size size"]) -> Float[np.ndarray, "size s
 
 def _texture(rng: np.random.Generator, product: Float[np.ndarray, "size size 8"]) -> None:
     """Grain, waviness and handling marks that no real surface is without; all faint."""
-    shape = product.shape[:2]
-    grain = fractal(rng, shape, exponent=0.6, shortest=0.25 / PITCH, longest=2.5 / PITCH)
-    waves = fractal(rng, shape, exponent=3.0, shortest=2 / PITCH, longest=14 / PITCH)
-    handled = fractal(rng, shape, exponent=2.2, shortest=0.8 / PITCH, longest=25 / PITCH)
+    # Periodic fields of half the table's side: no product is large enough to show it.
+    half = (SIZE // 2, SIZE // 2)
+    grain = np.tile(fractal(rng, half, exponent=0.6, shortest=0.25 / PITCH, longest=2.5 / PITCH), (2, 2))
+    waves = np.tile(fractal(rng, half, exponent=3.0, shortest=2 / PITCH, longest=14 / PITCH), (2, 2))
+    handled = np.tile(fractal(rng, half, exponent=2.2, shortest=0.8 / PITCH, longest=25 / PITCH), (2, 2))
     matt = 1 - product[..., 3]
     # The same two fields, turned, serve as the slopes along both axes.
     product[..., 5] += (0.05 * matt + 0.008) * grain + 0.010 * waves
