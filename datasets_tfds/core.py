@@ -72,7 +72,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Attributes:
       FACTORS: features that each example has besides the common ones; every Photograph gives them.
-      mask_threshold: mask values above it are defects.
+      mask_threshold: mask values above it are defects; of JPEG masks, whose black is not clean, those above 127.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -80,7 +80,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
 
     FACTORS: Mapping[str, Any] = {}
-    mask_threshold = 127
+    mask_threshold = 0
 
     def __init__(self, *, file_format="array_record", **kwargs):
         super().__init__(file_format=file_format, **kwargs)
@@ -108,8 +108,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def threshold(self, mask: Path) -> int:
         """Values of this mask file above it are defects."""
-        del mask
-        return self.mask_threshold
+        return max(self.mask_threshold, 127) if mask.suffix.lower() in (".jpg", ".jpeg") else self.mask_threshold
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

@@ -58,10 +58,6 @@ class LayoutBuilder(PhotographBuilder, skip_registration=True):
     NORMAL = "good"
     EVERY_DEFECT_HAS_A_MASK = True
 
-    def threshold(self, mask: Path) -> int:
-        """Any value above 0 is a defect, but in JPEG masks, whose black is not clean: above 127."""
-        return 127 if mask.suffix.lower() in (".jpg", ".jpeg") else 0
-
     def photographs(self, manual_dir: Path | None):
         return self.read_layout(self.category_folder(manual_dir))
 

@@ -19,6 +19,7 @@ class Builder(PhotographBuilder):
 
     HOMEPAGE = "https://polyp.grand-challenge.org/CVCClinicDB/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The images are not downloaded automatically: {_HOW}."
+    mask_threshold = 127
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="cvc_clinicdb", description="All frames.")]  # noqa: RUF012
 
     def photographs(self, manual_dir: Path | None):

@@ -19,6 +19,7 @@ class Builder(PhotographBuilder):
 
     HOMEPAGE = "http://vi.cvc.uab.es/colon-qa/cvccolondb/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The images are not downloaded automatically: {_HOW}."
+    mask_threshold = 127
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="cvc_colondb", description="All frames.")]  # noqa: RUF012
 
     def photographs(self, manual_dir: Path | None):

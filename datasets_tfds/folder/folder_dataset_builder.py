@@ -62,10 +62,6 @@ class Builder(PhotographBuilder):
         assert isinstance(self.builder_config, FolderConfig)
         return self.builder_config
 
-    def threshold(self, mask: Path) -> int:
-        """Any value above 0 is a defect, but in JPEG masks, whose black is not clean: above 127."""
-        return 127 if mask.suffix.lower() in (".jpg", ".jpeg") else 0
-
     def photographs(self, manual_dir: Path | None):
         del manual_dir  # the config says where
         path, root = Path(self.folder.path), Path(self.folder.root)

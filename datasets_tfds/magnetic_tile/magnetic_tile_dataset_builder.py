@@ -30,6 +30,7 @@ class Builder(PhotographBuilder):
 
     HOMEPAGE = "https://github.com/abin24/Magnetic-tile-defect-datasets."
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The photographs are not downloaded automatically: {_HOW}."
+    mask_threshold = 127
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="magnetic_tile", description="All tiles.")]  # noqa: RUF012
 
     def photographs(self, manual_dir: Path | None):

@@ -67,10 +67,6 @@ class Builder(PhotographBuilder):
         train, validation = hold_out(splits["train"])
         return {"train": train, "validation": validation, "test": _normal_first(splits["test"])}
 
-    def threshold(self, mask: Path) -> int:
-        """Any value above 0 is a defect, but in JPEG masks, whose black is not clean: above 127."""
-        return 127 if mask.suffix.lower() in (".jpg", ".jpeg") else 0
-
     def _mask(self, photograph: Photograph, size: tuple[int, int]) -> np.ndarray:
         if photograph.mask is not None and photograph.mask.suffix.lower() == ".json":
             return draw_mask(photograph.mask, size)

@@ -178,7 +178,7 @@ def generate(
         tasks = [task for part in parts for task in _tasks(family, part, seed, difficulty, ordered)]
         masks_by_split = len({part.name for part in parts if part.anomalous}) > 1
         rows = []
-        # threads: NumPy and JAX compute outside Python's lock
+        # threads: NumPy computes outside of Python's lock
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = pool.map(lambda task: _save(unfinished, task, masks_by_split), tasks)
             rows.extend(tqdm(made, total=len(tasks), desc=f"rendering {family}", unit=" images"))

@@ -49,7 +49,6 @@ class Builder(PhotographBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name=name, description=f"Photographs of {name}.") for name in PUBLISHED
     ]
-    mask_threshold = 0
 
     def photographs(self, manual_dir: Path | None):
         root = raw_folder("visa", manual_dir, Path(self.data_dir_root) / "downloads", _is_root, _ARCHIVE, _HOW)
