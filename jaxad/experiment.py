@@ -224,8 +224,8 @@ class Model:
         seconds = time.perf_counter() - started
         results, profiles = [], {}
         for evaluation in evaluate(found, split, settings.evaluation.metrics):
-            if settings.evaluation.name and evaluation.truth.masks is not None:  # made to be compared with others
-                truth = evaluation.truth
+            truth = evaluation.truth
+            if settings.evaluation.name and truth.masks is not None:  # made to be compared with others
                 profiles[evaluation.category] = overlap_profile(
                     evaluation.maps, truth.masks, truth.valid, truth.has_mask
                 )
