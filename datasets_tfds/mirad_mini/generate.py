@@ -138,6 +138,8 @@ def draw_scene(
     defects = tuple(
         draw_defects(design, rng, difficulty, COMPOUND) if i in defective else () for i, design in enumerate(designs)
     )
+    if anomalous and not any(defects):  # a design with no place for the kinds that were drawn
+        return draw_scene(family, anomalous, rng, difficulty, ordered)
     return Scene(designs, defects, tuple(lay_out(rng, count)), int(rng.integers(2**31)))
 
 
@@ -163,12 +165,16 @@ def generate(
       FOLDER/FAMILY.
 
     Raises:
-      UserError: no such family; nothing can be written.
+      UserError: no such family, a setting out of range; nothing can be written.
     """
     if family not in FAMILIES:
         raise UserError(
             f"there is no family {family!r}; expected {', '.join(FAMILIES)}.{did_you_mean(family, FAMILIES)}"
         )
+    if difficulty <= 0 or designs < 0:
+        raise UserError(f"difficulty is {difficulty} and designs {designs}; expected above 0, and 0 or more")
+    if not any(part.good + part.anomalous for part in parts):
+        raise UserError("no image is asked for; expected at least one")
     final, unfinished = folder / family, folder / f".incomplete-{family}"
     try:
         if final.is_dir():

@@ -1,5 +1,6 @@
 """Made-up individualised products, photographed at six made-up nodes, with exact masks; in MIRAD's raw layout."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,9 +42,9 @@ class GeneratedBuilder(PhotographBuilder, skip_registration=True):
     }
 
     @property
+    @abc.abstractmethod
     def parts(self) -> Sequence[generate.Part]:
         """The splits."""
-        raise NotImplementedError
 
     def photographs(self, manual_dir: Path | None):
         folder = self._raw_folder(manual_dir)

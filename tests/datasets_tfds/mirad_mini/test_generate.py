@@ -83,6 +83,16 @@ def test_three_frames_in_ten_hold_several_products():
     assert set(counts) == {1, 2, 3, 4}
 
 
+def test_products_are_made_by_the_designs_that_were_ordered_with_tolerances_of_their_own():
+    ordered = generate.catalogue("pendant", 1, 3)
+    made = [d for i in range(60) for d in draw_scene("pendant", False, np.random.default_rng(i), 1, ordered).designs]
+    assert {(d.colour, d.shape, d.symbol) for d in made} == {(d.colour, d.shape, d.symbol) for d in ordered}
+    assert len({d.seed for d in made}) == len(made)
+    assert generate.catalogue("pendant", 1, 3) == ordered != generate.catalogue("pendant", 2, 3)
+    free = [draw_scene("pendant", False, np.random.default_rng(i)).designs[0] for i in range(20)]
+    assert len({(d.colour, d.shape, d.pattern, d.symbol, d.size_mm) for d in free}) == 20
+
+
 def test_only_anomalous_scenes_have_defects():
     for i in range(6):
         rng = np.random.default_rng([2, i])
@@ -102,6 +112,8 @@ def test_a_family_that_is_there_or_unknown_is_one_clear_line(made):
         generate.generate(made.parent, "button", PARTS)
     with pytest.raises(UserError, match=r"there is no family 'buton'.*Did you mean 'button'"):
         generate.generate(made.parent, "buton", PARTS)
+    with pytest.raises(UserError, match="difficulty is 0 and designs 6; expected above 0"):
+        generate.generate(made.parent, "brick", PARTS, difficulty=0)
 
 
 @pytest.mark.slow
