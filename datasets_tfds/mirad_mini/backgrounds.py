@@ -51,7 +51,7 @@ def wood(rng: np.random.Generator, size: int, pitch: float) -> Background:
     light, dark = _WOODS[rng.integers(len(_WOODS))]
     light, dark = (_colour(colour) * rng.uniform(0.85, 1.15) for colour in (light, dark))
 
-    # A seam between two boards, in one photograph of three within the field.
+    # A seam between two boards, on one table of three within the field.
     seam = rng.uniform(-90, 90)
     board = (across > seam).astype(np.float32)
     drift = fractal(rng, shape, exponent=3.2, shortest=12 / pitch, longest=80 / pitch, stretch=5, angle=angle)

@@ -12,8 +12,6 @@ import numpy as np
 
 Range = tuple[float, float]
 
-RESOLUTIONS = (600, 300, 200)
-
 
 @dataclass(frozen=True)
 class Imaging:

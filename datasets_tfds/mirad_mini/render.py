@@ -35,7 +35,7 @@ def render(
     Args:
       placements: one for each surface.
       imaging: gives r, its `resolution`, which divides 600.
-      seed: of the background, the fine texture of surfaces, and the sensor's noise.
+      seed: which table of the background's kind and how it lies, the fine texture of surfaces, the sensor's noise.
 
     Returns:
       sRGB image, mask.
