@@ -22,8 +22,8 @@ from typing import IO
 
 from tqdm import tqdm
 
-from jaxad.data.preparation import locked
 from jaxad.errors import UserError
+from jaxad.files import locked
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 

@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from jaxad.data.images import SUFFIXES, decode, decode_mask, encode_mask
 from jaxad.errors import UserError
+from jaxad.imaging.decoding import SUFFIXES, decode, decode_mask, encode_mask
 
 logger = logging.getLogger(__name__)
 

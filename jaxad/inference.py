@@ -14,7 +14,7 @@ from jaxad import prediction, report
 from jaxad.calibration import threshold_of
 from jaxad.checkpoint import Progress
 from jaxad.config import Config
-from jaxad.data import files, geometry
+from jaxad.data import geometry, loose
 from jaxad.errors import UserError
 from jaxad.experiment import Model, create_method
 from jaxad.method import Variables
@@ -64,9 +64,9 @@ def predictions_of(model: Model, variables: Variables, progress: Progress, image
     """The predictions of `predict`; files that cannot be read are named in the log and left out."""
     form = geometry.from_config(model.config.input)
     if isinstance(images, str | os.PathLike):
-        source = files.FileSplit(files.image_files(Path(images)), form)
+        source = loose.FileSplit(loose.image_files(Path(images)), form)
     else:
-        source = files.ArraySplit(images, form)
+        source = loose.ArraySplit(images, form)
     threshold = progress.notes.get("thresholds", {}).get(model.categories[0] if len(model.categories) == 1 else "all")
     settings = model.config.evaluation.batch_size
     for i, anomaly_map, score in prediction.predict_each(

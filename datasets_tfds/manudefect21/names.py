@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets_tfds.core import NORMAL_NAMES
-from jaxad.data.images import SUFFIXES
 from jaxad.errors import UserError
+from jaxad.imaging.decoding import SUFFIXES
 
 CATEGORIES = (
     "ALUMINUM_CAPACITOR",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from jaxad.synthesis.noise import fractal, speckle
+from jaxad.imaging.noise import fractal, speckle
 
 Field = Float[np.ndarray, "size size"]
 

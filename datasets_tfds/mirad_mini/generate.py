@@ -29,8 +29,8 @@ from datasets_tfds.mirad_mini.imaging import FACTORS, NODES, REFERENCE, Imaging,
 from datasets_tfds.mirad_mini.layout import Placement, lay_out
 from datasets_tfds.mirad_mini.products import FAMILIES, Design, build, draw_design
 from datasets_tfds.mirad_mini.render import render
-from jaxad.data.images import encode_mask
 from jaxad.errors import UserError, did_you_mean
+from jaxad.imaging.decoding import encode_mask
 
 VERSION = "1.0.0"  # of the pictures: the same version and settings give the same ones
 

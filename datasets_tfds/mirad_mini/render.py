@@ -15,7 +15,7 @@ from datasets_tfds.mirad_mini.layout import FIELD_MM, Placement
 from datasets_tfds.mirad_mini.scene import compose
 from datasets_tfds.mirad_mini.shading import PIXELS, photograph, temperature_colour
 from datasets_tfds.mirad_mini.surface import Surface
-from jaxad.data.corruptions import linear_motion, resample, rotational_motion, sensor_noise, to_srgb
+from jaxad.imaging.optics import linear_motion, resample, rotational_motion, sensor_noise, to_srgb
 
 # A pixel is defective if a quarter of its area shows a defect: more would lose defects thinner than a pixel.
 DEFECTIVE_SHARE = 0.25

@@ -16,7 +16,7 @@ from scipy import ndimage
 from datasets_tfds.mirad_mini.backgrounds import BACKGROUNDS
 from datasets_tfds.mirad_mini.layout import Placement
 from datasets_tfds.mirad_mini.surface import Surface
-from jaxad.synthesis.noise import fractal
+from jaxad.imaging.noise import fractal
 
 EXTENT = 88.0  # mm
 PITCH = 0.1  # mm

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxad.synthesis.noise import lattice
+from jaxad.imaging.noise import lattice
 
 Distance = Float[np.ndarray, "rows columns"]
 Points = Sequence[tuple[float, float]]

@@ -67,6 +67,21 @@ def from_torch(
     return from_state_dict(shapes, state_dict, torch_name, f"weights of {name}")
 
 
+def load(name: str, source: str, taps: Sequence[str], *, sha256: str | None = None) -> dict[str, Any]:
+    """The variables of the network `name`, as deep as its deepest tap, from any source of `jaxad.weights.resolve`.
+
+    Raises:
+      UserError: the file is not found or damaged, or its tensors are not those of the network `name`.
+    """
+    from jaxad.weights import load_state_dict
+
+    state_dict = load_state_dict(source, sha256=sha256)
+    try:
+        return from_torch(name, state_dict, taps=taps)
+    except UserError as error:
+        raise UserError(f"weights {source}: {error}") from None
+
+
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The torchvision / timm state dict of a network's variables, or of gradients in their shape."""
     from jaxad.nn.torch_layout import dotted, to_state_dict

@@ -15,7 +15,6 @@ from jaxad.errors import UserError, did_you_mean
 from jaxad.method import Variables
 from jaxad.nn.patches import patch_embedding
 from jaxad.settings import choice, number, setting
-from jaxad.weights import load_backbone
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class FrozenBackbone:
         if self.weights == "random":
             loaded = jax.jit(backbones.create(self.name, self.taps).init)(key, jnp.zeros((1, 64, 64, 3)))
         else:
-            loaded = load_backbone(self.name, self.weights, self.taps)
+            loaded = backbones.load(self.name, self.weights, self.taps)
         return {collection: {"backbone": tree} for collection, tree in loaded.items()}
 
     def __call__(self, variables: Variables, image: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b _ _ _"]]:

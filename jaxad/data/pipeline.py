@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from jaxad.data.geometry import Box, Geometry, from_config
-from jaxad.data.images import decode, decode_mask
 from jaxad.data.selection import select
 from jaxad.errors import UserError, did_you_mean
+from jaxad.imaging.decoding import decode, decode_mask
 
 Item = dict[str, Any]
 Change = Callable[[np.ndarray, np.ndarray, str], tuple[np.ndarray, np.ndarray]]

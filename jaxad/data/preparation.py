@@ -1,18 +1,17 @@
 """From raw photographs to prepared TFDS data, made once and reused."""
 
-import contextlib
 import errno
-import fcntl
 import functools
 import importlib
 import os
 import pkgutil
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxad.errors import UserError, did_you_mean
+from jaxad.files import locked
 
 if TYPE_CHECKING:
     from datasets_tfds.core import PhotographBuilder
@@ -125,15 +124,6 @@ def _reuse(builder: "PhotographBuilder") -> None:
     if not builder.info.splits:  # another process finished the data after this builder was made
         builder.info.read_from_directory(builder.data_dir)
     _say(f"Reusing prepared data in {builder.data_dir}")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the file `path`, made where it is missing; the kernel lets go of it when the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @functools.cache

@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxad import sharding
-from jaxad.backbones.clip import NORMALIZATION, VisionConfig, VisionTower
-from jaxad.backbones.clip_names import from_openai
+from jaxad.backbones.clip.names import from_openai
+from jaxad.backbones.clip.towers import NORMALIZATION, VisionConfig, VisionTower
 from jaxad.errors import UserError
 from jaxad.method import Batch, Method, Normalization, Prediction, Stage, Variables
 from jaxad.nn.mutual_scoring import Precision, deal, image_layer_norm, least_images, mutual_scores, rescore, upsampled
@@ -98,7 +98,7 @@ class MuSc(Method):
     def init(self, key: Array) -> Variables:
         if self.weights == "random":
             return {"params": {"backbone": jax.jit(self.random)(key)}}
-        from jaxad.weights.clip import load_clip
+        from jaxad.backbones.clip.weights import load_clip
 
         clip = load_clip(self.weights, towers=("vision",))
         for name in TOWER_SIZES:

@@ -1,6 +1,6 @@
 """Results for people and programs: tables beside the published numbers, pictures, one self-contained HTML page."""
 
-from jaxad.report.atomic import write_text
+from jaxad.files import write_text
 from jaxad.report.cases import save_cases, with_cases
 from jaxad.report.category import Case, CategoryResult, choose_cases
 from jaxad.report.predictions import MapFormat, PredictionWriter

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxad.errors import UserError
-from jaxad.report.atomic import replacing
+from jaxad.files import replacing
 from jaxad.report.category import Case, CategoryResult
 
 _ARRAYS = ("image", "map", "mask", "valid")

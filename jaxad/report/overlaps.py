@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxad.errors import UserError
+from jaxad.files import replacing
 from jaxad.metrics.resampling import OverlapProfile
-from jaxad.report.atomic import replacing
 
 OVERLAPS = "overlaps.npz"
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, PngImagePlugin
 
 from jaxad.errors import UserError
-from jaxad.report.atomic import replacing
+from jaxad.files import replacing
 
 # Nine equidistant colours of matplotlib's inferno: lightness rises evenly, for grey prints and any colour vision.
 _ANCHORS = (

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxad.errors import UserError
-from jaxad.report.atomic import cannot_write, replacing
+from jaxad.files import cannot_write, replacing
 from jaxad.report.overlay import write_map_npy, write_map_png16, write_overlay
 
 COLUMNS = ("path", "score", "threshold", "decision")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxad.errors import UserError
+from jaxad.files import write_text
 from jaxad.metrics import Curves
-from jaxad.report.atomic import write_text
 from jaxad.report.category import FALSE_ALARM, HIGHEST, LOWEST, MISSED, Case, CategoryResult, choose_cases
 from jaxad.report.page import page
 from jaxad.report.published import Published

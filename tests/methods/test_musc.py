@@ -14,13 +14,13 @@ import pytest
 import jaxad
 from configs import musc as config_musc
 from jaxad import sharding
-from jaxad.backbones.clip import VisionConfig, VisionTower
+from jaxad.backbones.clip.towers import VisionConfig, VisionTower
+from jaxad.backbones.clip.weights import Clip
 from jaxad.data.geometry import Geometry
 from jaxad.errors import UserError
 from jaxad.methods import musc
 from jaxad.methods.musc import MuSc
 from jaxad.nn.mutual_scoring import aggregate, deal, image_layer_norm, mutual_scores, nearest_distances, rescore
-from jaxad.weights.clip import Clip
 from tests import runs
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, nhwc
@@ -365,7 +365,7 @@ def test_loaded_weights_must_have_the_sizes_of_the_config(monkeypatch):
     method = MuSc(replace(TOWER, layers=1), "folder", feature_layers=(0,))
     params = method.random(jax.random.key(0))
     loaded = Clip({"params": params}, replace(TOWER, layers=1, activation="quick_gelu"), None)
-    monkeypatch.setattr("jaxad.weights.clip.load_clip", lambda source, towers: loaded)
+    monkeypatch.setattr("jaxad.backbones.clip.weights.load_clip", lambda source, towers: loaded)
     assert method.init(jax.random.key(1))["params"]["backbone"] is params
     with pytest.raises(UserError, match=r"config.backbone.heads is 4; folder has 2: set that"):
         replace(method, tower=replace(method.tower, heads=4)).init(jax.random.key(1))

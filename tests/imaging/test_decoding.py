@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxad.data.images import decode, decode_mask, encode_mask
 from jaxad.errors import UserError
+from jaxad.imaging.decoding import decode, decode_mask, encode_mask
 from tests.data.raw import pixels
 
 RGB = pixels(0, 37, 52)

@@ -1,5 +1,6 @@
-"""Files that are either whole or as they were before."""
+"""Files that are either whole or as they were before, and a lock on a file."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,3 +48,12 @@ def cannot_write(path: Path, error: OSError) -> UserError:
         f"{path}: cannot be written ({error.strerror or error}), expected a writable folder with free space; "
         "free space, change its permissions or choose another folder"
     )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the file `path`, made where it is missing; the kernel lets go of it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

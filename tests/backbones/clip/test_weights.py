@@ -11,12 +11,12 @@ import pytest
 from flax.serialization import msgpack_restore, msgpack_serialize
 from safetensors.numpy import save_file
 
-from jaxad.backbones import clip_names
-from jaxad.backbones.clip import TextTower, VisionTower, similarity
+from jaxad.backbones.clip import names as clip_names
+from jaxad.backbones.clip import weights as clip_weights
+from jaxad.backbones.clip.tokenizer import load_tokenizer, tokenizer_files
+from jaxad.backbones.clip.towers import TextTower, VisionTower, similarity
+from jaxad.backbones.clip.weights import convert, load_clip, tokenizer
 from jaxad.errors import UserError
-from jaxad.weights import clip as clip_weights
-from jaxad.weights.clip import convert, load_clip, tokenizer
-from jaxad.weights.clip_tokenizer import load_tokenizer, tokenizer_files
 from tests.weights.checkpoints import state, storage, tensor, zip_form
 
 VISION = {
@@ -37,7 +37,7 @@ TEXT = {
     "eos_token_id": 2,
 }
 IDS = np.array([[97, 5, 2, 9, 98, 0, 0], [97, 98, 1, 1, 1, 1, 1]])
-NEEDS_MORE = ("no flax_model.msgpack or model.safetensors", "python -m jaxad.weights.clip ", " FOLDER")
+NEEDS_MORE = ("no flax_model.msgpack or model.safetensors", "python -m jaxad.backbones.clip.weights ", " FOLDER")
 
 
 def oracle(text: dict | None = None, **vision):
@@ -300,7 +300,7 @@ def test_a_hub_repository_without_flax_weights_names_the_conversion(cache, tree)
     (snapshot / "flax_model.msgpack").rename(snapshot / "tf_model.h5")
     with pytest.raises(UserError) as caught:
         load_clip("openai/tiny", offline=True, cache_dir=cache)
-    for part in (*NEEDS_MORE, "python -m jaxad.weights.clip openai/tiny FOLDER"):
+    for part in (*NEEDS_MORE, "python -m jaxad.backbones.clip.weights openai/tiny FOLDER"):
         assert part in str(caught.value)
     torch_file(snapshot / "pytorch_model.bin", torch_names(tree))
     convert("openai/tiny", cache / "flax", offline=True, cache_dir=cache)
@@ -432,7 +432,7 @@ def test_a_model_is_changed_by_its_config(folder, images):
 def test_loading_imports_neither_transformers_nor_pytorch(folder):
     program = (
         "import sys, jaxad.backbones, jaxad.weights; light = set(sys.modules)\n"
-        f"from jaxad.weights.clip import load_clip; load_clip({str(folder)!r})\n"
+        f"from jaxad.backbones.clip.weights import load_clip; load_clip({str(folder)!r})\n"
         "print(sorted(light & {'transformers', 'tokenizers', 'jaxad.backbones.clip'}),"
         " sorted({'transformers', 'tokenizers', 'torch', 'tensorflow'} & set(sys.modules)))"
     )

@@ -6,7 +6,7 @@
 Nothing here needs PyTorch or transformers. A repository that has only pytorch_model.bin, as
 openai/clip-vit-large-patch14-336, is converted once:
 
-    python -m jaxad.weights.clip openai/clip-vit-large-patch14-336 FOLDER
+    python -m jaxad.backbones.clip.weights openai/clip-vit-large-patch14-336 FOLDER
 
 FOLDER then holds flax_model.msgpack, config.json and the tokenizer's files: `load_clip` reads it, and so does
 `transformers.FlaxCLIPModel.from_pretrained`.
@@ -28,17 +28,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxad import weights
-from jaxad.backbones import clip_names
-from jaxad.backbones.clip import TextConfig, TextTower, VisionConfig, VisionTower
+from jaxad.backbones.clip import names as clip_names
+from jaxad.backbones.clip import tokenizer as clip_tokenizer
+from jaxad.backbones.clip.towers import TextConfig, TextTower, VisionConfig, VisionTower
 from jaxad.errors import UserError
-from jaxad.weights import clip_tokenizer
 from jaxad.weights.source import SUFFIXES
 
 TOWERS = ("vision", "text")
 CONFIG, FLAX = "config.json", "flax_model.msgpack"
 LOADED = (FLAX, "model.safetensors")
 CONVERTED = (*LOADED, "pytorch_model.bin")  # a pickle is taken apart once, not at every start
-COMMAND = "python -m jaxad.weights.clip"
+COMMAND = "python -m jaxad.backbones.clip.weights"
 _REPOSITORY = re.compile(r"(?:hub:)?([\w.-]+/[\w.-]+(@[^:@]+)?)")
 
 # what transformers leaves out of config.json

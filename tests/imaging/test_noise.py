@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxad.synthesis import noise
+from jaxad.imaging import noise
 
 FIELDS = {
     "fractal": lambda rng, shape: noise.fractal(rng, shape),

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxad.data.geometry import Geometry
-from jaxad.data.images import SUFFIXES, decode
 from jaxad.data.pipeline import Item
 from jaxad.errors import UserError
+from jaxad.imaging.decoding import SUFFIXES, decode
 
 logger = logging.getLogger(__name__)
 

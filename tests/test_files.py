@@ -3,7 +3,7 @@ import os
 import pytest
 
 from jaxad.errors import UserError
-from jaxad.report.atomic import replacing, write_text
+from jaxad.files import replacing, write_text
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):

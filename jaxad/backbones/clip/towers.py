@@ -2,7 +2,7 @@
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021. Parameters carry the
 names of transformers' Flax tree; the blocks of a tower are stacked on a leading axis, so that 24 of them compile like
-one (`from_transformers` and `to_transformers` of `jaxad.backbones.clip_names` stack and unstack).
+one (`from_transformers` and `to_transformers` of `jaxad.backbones.clip.names` stack and unstack).
 
     tower = VisionTower(VisionConfig(...))
     out = tower.apply(variables, images, taps=(5, 11))   # {"tokens": {5: (b, 1 + p, width), 11: ...}, "class_feature"}

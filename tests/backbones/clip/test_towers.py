@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad.backbones import clip_names
-from jaxad.backbones.clip import (
+from jaxad.backbones.clip import names as clip_names
+from jaxad.backbones.clip.tokenizer import load_tokenizer
+from jaxad.backbones.clip.towers import (
     NORMALIZATION,
     Block,
     Prompts,
@@ -23,7 +24,6 @@ from jaxad.backbones.clip import (
 )
 from jaxad.data.geometry import Geometry
 from jaxad.errors import UserError
-from jaxad.weights.clip_tokenizer import load_tokenizer
 from tests.golden.load import Case, cases, load
 
 VISION = VisionConfig(

@@ -1,0 +1,1 @@
+"""CLIP: its two towers, their parameters by three sets of names, its tokenizer."""
