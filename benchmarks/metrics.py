@@ -4,7 +4,7 @@
     python benchmarks/metrics.py --n 200 --size 256
 
 Each row is measured in a process of its own: seconds, CPU seconds (all threads) and growth of the peak resident memory
-while it ran. anomalib takes part where the extra `bench` is installed. The run fails when the values disagree.
+while it ran. anomalib takes part where the extra `bench` is installed. The run fails if the values disagree.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import jaxad.metrics as metrics
 
 
 def make_test_set(n: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth float32 maps and their masks: one third normal, the others with one or two elliptic defects."""
+    """Smooth float32 maps and their masks: one third normal, the others with one or two elliptical defects."""
     rng = np.random.default_rng(seed)
     maps, masks = np.empty((n, size, size), np.float32), np.zeros((n, size, size), bool)
     row, column = np.mgrid[:size, :size].astype(np.float32) / size
@@ -39,7 +39,8 @@ def make_test_set(n: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def run_jaxad(maps, masks, mode):
-    return metrics.evaluate(maps, masks, maps.max(axis=(1, 2)), masks.any(axis=(1, 2)), mode=mode)
+    truth = metrics.GroundTruth(masks.any(axis=(1, 2)), masks)
+    return metrics.compute(maps, maps.max(axis=(1, 2)), truth, mode=mode)
 
 
 def run_sklearn_auroc(maps, masks):

@@ -1,44 +1,83 @@
-"""What every config shares: the data set named after the colon, and the settings that no method knows of."""
+"""What all configs share: the argument after the colon, and the settings that no method knows about."""
+
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from jaxad.errors import UserError, did_you_mean
+
+Variant = Callable[[ConfigDict], None]
+GRAMMAR = "DATASET[/CATEGORY[+CATEGORY...]][,VARIANT...]"
+
+
+def parse(argument: str, variants: Mapping[str, Variant]) -> tuple[str, list[Variant]]:
+    """The data set and the variants that a config's argument asks for.
+
+    Args:
+      argument: as `GRAMMAR`: "magnetic_tile", "elpv+magnetic_tile,lite", "mvtec_ad/bottle+cable,official".
+      variants: those of the config file, by name.
+
+    Returns:
+      The data set with its categories, for `base`, and the variants in the order given.
+
+    Raises:
+      UserError: no data set is named, or the file has no such variant.
+    """
+    dataset, *names = (part.strip() for part in argument.split(","))
+    if not dataset or dataset in variants:
+        raise UserError(f"{argument!r} begins with no data set; expected {GRAMMAR} after the config file's colon")
+    for name in names:
+        if name not in variants:
+            known = f"expected one of {', '.join(variants)}" if variants else "this config has none"
+            near = did_you_mean(name, variants)
+            raise UserError(
+                f"{argument!r}: there is no variant {name!r}; {known}.{near} Several categories are joined by '+'"
+            )
+    return dataset, [variants[name] for name in names]
+
 
 def base(dataset: str) -> ConfigDict:
-    """The settings around a method; `dataset` is "name" or "name/category" ("elpv/mono", "elpv+magnetic_tile")."""
+    """The settings around a method, for "elpv", "elpv+magnetic_tile", "elpv/mono" or "mvtec_ad/bottle+cable"."""
     name, _, category = dataset.partition("/")
     config = ConfigDict()
     config.seed = 42
-    config.dtype = "float32"  # of the backbone: float32 or bfloat16
-    config.protocol = "one_class"  # a model a category; multi_class: one for all; zero_shot: no training image
+    config.dtype = "float32"  # of the computation: float32 or bfloat16; parameters stay float32
+    # of float32 products on GPU and TPU: highest (float32), high (TF32, bfloat16 x 3), default (the platform's fastest)
+    config.precision = "highest"
+    # one_class: one model per category; multi_class: one for all; zero_shot: one for all, trained on auxiliary data or
+    # not at all
+    config.protocol = "one_class"
 
     config.dataset = ConfigDict()
     config.dataset.name = name  # or several joined by "+"
-    config.dataset.category = category or "all"  # one, several separated by commas, or all
+    config.dataset.category = category.replace("+", ",") or "all"  # one, several separated by commas, or all
     config.dataset.train_split = "train"  # of the prepared data
     config.dataset.where = ""  # which of its images, by their factors: "node!=3,background=wood|paper"
     config.dataset.path = ""  # folder: where the photographs are
-    config.dataset.manual_dir = ""  # other data sets: where the raw files are, of several each in a folder of it
+    config.dataset.manual_dir = ""  # other data sets: where the raw files are; of several, each in its own folder there
     config.dataset.data_dir = ""  # where prepared data goes; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
 
     config.input = ConfigDict()
-    config.input.size = (256, 256)  # height, width of what the network sees
+    config.input.size = (256, 256)  # height and width of the network's input
     config.input.geometry = "stretch"  # stretch (ADer), pad (RADL), crop (official PatchCore, SimpleNet)
     config.input.resize = 256  # crop: length of the shorter side before the crop
     config.input.interpolation = "bilinear"
-    config.input.mask_interpolation = "nearest"  # or bilinear, as ADer's evaluation
+    config.input.antialias = True  # False: bilinear without antialias, as OpenCV resizes (DRAEM, DeSTSeg)
+    config.input.mask_interpolation = "nearest"  # or bilinear, as in ADer's evaluation
     config.input.cache_gib = 4.0  # decoded images kept in memory
 
     config.auxiliary = ConfigDict()  # another data set, with masks, that a zero-shot method is trained on
     config.auxiliary.name = ""  # or several joined by "+"
     config.auxiliary.category = "all"
     config.auxiliary.split = "test"
+    config.auxiliary.holdout = 0.0  # share kept out of training for methods that watch their progress
     config.auxiliary.path = ""
     config.auxiliary.manual_dir = ""
     config.auxiliary.data_dir = ""
 
     config.threshold = ConfigDict()
     config.threshold.holdout = 0.1  # share of the normal training images kept out of training to set the threshold
-    config.threshold.false_alarm_rate = 0.05  # of normal images
+    config.threshold.false_alarm_rate = 0.05  # share of normal images that may be called anomalous
 
     config.evaluation = ConfigDict()
     config.evaluation.batch_size = 16
@@ -48,7 +87,7 @@ def base(dataset: str) -> ConfigDict:
     config.evaluation.corruptions = ""  # of the test images, "motion:3+noise:1": jaxad/data/corruptions.py
     config.evaluation.name = ""  # results go to WORKDIR/evaluations/NAME; "" is WORKDIR for the plain test split
     config.evaluation.every_epochs = 0  # 0: at the end only
-    config.evaluation.published = ""  # table of the published results to set beside, "mirad_table4:patchcore"
+    config.evaluation.published = ""  # table of published results to show beside ours, "mirad_table4:patchcore"
 
     config.features = ConfigDict()
     config.features.memory_gib = 6.0  # cached features kept in memory; beyond that on disk
@@ -68,7 +107,7 @@ def base(dataset: str) -> ConfigDict:
 
 
 def as_in_mirad(config: ConfigDict, method: str) -> None:
-    """On MIRAD's products: every training image is trained on, ADer's metrics, beside the row `method` of Table 4."""
+    """On the data set mirad, follows its paper: no holdout, ADer's metrics, results beside row `method` of Table 4."""
     if config.dataset.name == "mirad":
         config.threshold.holdout = 0.0
         config.evaluation.metrics = "ader"

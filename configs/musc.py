@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
+def get_config(argument: str = "magnetic_tile") -> ConfigDict:
+    dataset, _ = common.parse(argument, {})
     config = common.base(dataset)
     common.as_in_mirad(config, "musc")
     if config.dataset.name == "mirad":
@@ -24,24 +25,18 @@ def get_config(dataset: str = "magnetic_tile") -> ConfigDict:
     config.input.interpolation = "bicubic"
     config.evaluation.batch_size = 4  # of CLIP; results do not depend on it
 
-    config.backbone = ConfigDict()  # ViT-L/14@336px
+    config.backbone = ConfigDict()
+    config.backbone.name = "clip_vit_l14_336"
     config.backbone.weights = "openai/clip-vit-large-patch14-336"
-    config.backbone.width = 1024
-    config.backbone.layers = 24
-    config.backbone.heads = 16
-    config.backbone.mlp_width = 4096
-    config.backbone.embed_dim = 768
-    config.backbone.patch_size = 14
-    config.backbone.image_size = 336  # that it was trained at
+    config.backbone.taps = ("block5", "block11", "block17", "block23")  # patch tokens after these blocks, from 0
     # gelu, quick_gelu; auto: quick_gelu at the size that CLIP was trained at, else gelu, as the official code loads it
     config.backbone.activation = "auto"
 
     config.model = ConfigDict()
-    config.model.feature_layers = (5, 11, 17, 23)  # blocks, from 0
     config.model.r_list = (1, 3, 5)  # sides of LNAMD's neighbourhoods
     config.model.interval = (0.0, 0.3)  # of the sorted distances to the other images; 1 and more are numbers of images
     config.model.rscin_k = (1, 8, 9) if config.dataset.name == "visa" else (1, 2, 3)  # (0,): no re-scoring
-    config.model.divide_num = 1  # subsets scored apart; more take less time
+    config.model.divide_num = 1  # subsets scored separately; more take less time
     config.model.stratify = True  # subsets get equal shares of the defect types, which are labels (official code)
     config.model.precision = "highest"  # float32; fast: bfloat16 products for accelerators, some 0.4 % off
     return config

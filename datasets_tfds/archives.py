@@ -1,8 +1,8 @@
-"""Raw data that comes as an archive: found or downloaded, unpacked whole or not at all.
+"""Raw data that comes as an archive: found or downloaded, then unpacked whole or not at all.
 
-TFDS's own downloads go through TensorFlow. Here gdown downloads (it knows Google Drive's confirmation pages, and goes
-on with what an interrupted run had received), and zipfile and tarfile unpack. Only plain files and folders are written,
-all below the target: stricter than `tarfile.data_filter`, which early releases of Python 3.11 do not have.
+TFDS's own downloads need TensorFlow. Here gdown downloads (it handles Google Drive's confirmation pages, and resumes
+what an interrupted run began), and zipfile and tarfile unpack. Only plain files and folders are written, all of them
+below the target: this is stricter than `tarfile.data_filter`, which early releases of Python 3.11 do not have.
 """
 
 import errno
@@ -27,12 +27,12 @@ from jaxad.files import locked
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
-_UNFINISHED = ".part"  # what is not complete yet
+_UNFINISHED = ".part"  # suffix of what is not complete yet
 _CONNECT_SECONDS, _READ_SECONDS = 8.0, 30.0
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError, ValueError)
-_PAGE, _EMPTY = "a web page", "empty"
+_PAGE, _EMPTY = "a web page", "an empty file"
 _OTHERS = {b"rar!\x1a": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive"}
-_UNREADABLE_ZIP = (RuntimeError, NotImplementedError)  # encrypted; compressed in a way zipfile does not know
+_UNREADABLE_ZIP = (RuntimeError, NotImplementedError)  # encrypted, or compressed in a way that zipfile does not know
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Source:
     """Where an archive comes from.
 
     Attributes:
-      file: the archive's name as published, "MIRAD.zip".
-      url: of the archive, Google Drive's or any other; "" where it can only be had by hand.
-      pages: the web page that a person should look at.
+      file: the archive's published name, for instance "MIRAD.zip".
+      url: the archive's address, on Google Drive or anywhere else; "" where it can only be downloaded by hand.
+      pages: the web page for people to visit.
     """
 
     file: str
@@ -58,21 +58,22 @@ def raw_folder(
     source: Source | None,
     how: str,
 ) -> Path:
-    """The folder of a data set's raw data: what the user put there, else unpacked, else downloaded and unpacked.
+    """The folder of a data set's raw data: the user's own, or else one that is unpacked, or downloaded and unpacked.
 
-    Looked at in this order: `manual_dir`, `manual_dir/NAME`, folders in `manual_dir` and one level deeper; an archive
-    in `manual_dir` or `manual_dir/NAME`; the archive an earlier run downloaded, or what it unpacked; the download.
+    These are tried in turn: `manual_dir`, `manual_dir/NAME`, folders in `manual_dir` and one level deeper; an archive
+    in `manual_dir` or `manual_dir/NAME`; the archive an earlier run downloaded, or what it unpacked; a download.
 
     Args:
-      name: of the data set.
+      name: the data set's name.
       manual_dir: where the user put raw data; None where there is none.
-      downloads: archives go there, what is unpacked to `downloads/extracted/NAME-FINGERPRINT`.
-      is_root: whether a folder is the raw data's.
+      downloads: the folder for archives; they are unpacked to `downloads/extracted/NAME-FINGERPRINT`.
+      is_root: whether a folder is the root of the raw data.
       source: the archive; None where none was published.
       how: the end of error messages: what is expected, how to get it, and where to put it when there is no network.
 
     Raises:
-      UserError: nothing found and no download; an archive that is broken, unsafe or of something else; a full disk.
+      UserError: nothing is found and nothing can be downloaded; the archive is broken, unsafe or of something else;
+        the disk is full.
     """
     if manual_dir is not None:
         if found := find_root(manual_dir, name, is_root):
@@ -91,14 +92,14 @@ def raw_folder(
         if not source.url:
             raise UserError(f"{name}: no raw data {looked}, and it cannot be downloaded automatically; {how}")
         with locked(downloads / f".{name}.lock"):
-            if not archive.is_file():  # another process may just have brought it
+            if not archive.is_file():  # another process may just have downloaded it
                 print(f"{name}: no raw data {looked}; downloading {source.url} to {archive}", flush=True)
                 download(source, archive, name, how)
     return _unpacked_root(archive, name, downloads, is_root, how)
 
 
 def find_root(folder: Path, name: str, is_root: Callable[[Path], bool]) -> Path | None:
-    """The first folder with `is_root`: `folder`, `folder/NAME`, those in `folder`, those one level deeper."""
+    """The first of `folder`, `folder/NAME`, the folders in `folder` and those one level deeper that is a root."""
     children = _folders_in(folder)
     for candidate in (folder, folder / name, *children, *(g for c in children for g in _folders_in(c))):
         if candidate.is_dir() and is_root(candidate):
@@ -107,7 +108,7 @@ def find_root(folder: Path, name: str, is_root: Callable[[Path], bool]) -> Path 
 
 
 def download(source: Source, archive: Path, name: str, how: str) -> None:
-    """Downloads the archive; `archive` exists when it is complete, until then its part beside it, to be resumed.
+    """Downloads to the file `archive`, which exists only when complete; until then a part beside it can be resumed.
 
     Raises:
       UserError: no network, no such file, a web page instead of an archive, a full disk.
@@ -137,7 +138,7 @@ def download(source: Source, archive: Path, name: str, how: str) -> None:
         except (requests.exceptions.RequestException, gdown.DownloadError) as error:
             before, received = received, _received(archive)
             if received > before:
-                continue  # the connection broke, but it works
+                continue  # the connection broke, but some data arrived
             if isinstance(error, gdown.DownloadError) and received and "byte range" in str(error):
                 _part(archive).unlink()  # the file has changed, or the server cannot resume
                 received = 0
@@ -149,19 +150,19 @@ def download(source: Source, archive: Path, name: str, how: str) -> None:
     if what in (_PAGE, _EMPTY):
         archive.unlink()
         raise UserError(
-            f"{name}: {source.url} gave {what}, expected the archive {source.file} (Google Drive does so when too many "
-            f"people download a file): try again later, or with a browser at {source.pages or source.url}; {how}"
+            f"{name}: {source.url} sent {what} instead of the archive {source.file} (Google Drive does so when too "
+            f"many people download a file): try again later, or use a browser at {source.pages or source.url}; {how}"
         )
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks a zip or tar archive to `folder`, which then exists whole, or not at all.
 
-    Permissions and owners are not kept. A link in a tar archive becomes a copy of the file in the archive it names.
+    Permissions and owners are not kept. A link in a tar archive becomes a copy of the archived file that it names.
 
     Raises:
-      UserError: no archive, a broken one, a member that would leave the folder or is no file (nothing is kept then), a
-        full disk.
+      UserError: the file is not an archive or is broken; a member would leave the folder or is not a plain file; the
+        disk is full. Nothing is kept then.
     """
     kind = _kind(archive)
     if not kind:
@@ -173,7 +174,7 @@ def unpack(archive: Path, folder: Path) -> None:
     part = folder.with_name(f"{folder.name}{_UNFINISHED}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if part.exists():  # a killed run's
+        if part.exists():  # left by a killed run
             shutil.rmtree(part)
         part.mkdir()
         members = _zip_members(archive) if kind == "zip" else _tar_members(archive, compressed=kind != "tar")
@@ -214,7 +215,7 @@ def _unpacked_root(archive: Path, name: str, downloads: Path, is_root: Callable[
 
 
 def _archive_in(manual_dir: Path, name: str, source: Source | None) -> Path | None:
-    """The data set's archive: of the published name, with the data set's name in its own, or the only file there."""
+    """The data set's archive: in the folder `name`, with the published name or the data set's, or the only file."""
     own = [*_archives_in(manual_dir / name)]
     shared = _archives_in(manual_dir)
     if source is not None:
@@ -234,7 +235,7 @@ def _archives_in(folder: Path) -> list[Path]:
 def _folders_in(folder: Path) -> list[Path]:
     try:
         return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    except OSError:  # not a folder, or one that may not be looked into
+    except OSError:  # not a folder, or not readable
         return []
 
 
@@ -244,7 +245,7 @@ def letters(name: str) -> str:
 
 
 def _kind(archive: Path) -> str:
-    """ "zip", "tar", "tar.gz", "tar.bz2", "tar.xz" by the file's first bytes; "" for anything else."""
+    """The type by the file's first bytes: "zip", "tar", "tar.gz", "tar.bz2" or "tar.xz"; "" for anything else."""
     try:
         with archive.open("rb") as file:
             start = file.read(512)
@@ -265,7 +266,7 @@ def _looks_like(archive: Path) -> str:
         return _EMPTY
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return _PAGE
-    return next((what for magic, what in _OTHERS.items() if start.startswith(magic)), "no archive")
+    return next((what for magic, what in _OTHERS.items() if start.startswith(magic)), "not an archive")
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
@@ -279,7 +280,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 
 
 def _tar_members(archive: Path, compressed: bool) -> Iterator[tuple[str, IO[bytes] | None]]:
-    if not compressed:  # a compressed file that was cut short says so by itself
+    if not compressed:  # a compressed file that was cut short raises by itself
         with archive.open("rb") as file:
             file.seek(max(archive.stat().st_size - 512, 0))
             if file.read() != bytes(512):
@@ -296,28 +297,29 @@ def _tar_members(archive: Path, compressed: bool) -> Iterator[tuple[str, IO[byte
             except (KeyError, RecursionError):
                 content = None
             if content is None:
-                raise _refused(archive, member.name, f"is a link to {member.linkname}, which is no file in the archive")
+                why = f"is a link to {member.linkname}, which is not a file in the archive"
+                raise _refused(archive, member.name, why)
             yield member.name, content
 
 
 def _inside(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise _refused(archive, name, "would be written outside of the folder")
+        raise _refused(archive, name, "would be written outside the folder")
     return path
 
 
 def _refused(archive: Path, member: str, why: str) -> UserError:
     return UserError(
         f"{archive} is refused: its member {member!r} {why}; get the archive from where it was published, or unpack it "
-        "with care and set config.dataset.manual_dir to that folder"
+        "yourself, with care, and set config.dataset.manual_dir to that folder"
     )
 
 
 def _disk_error(error: OSError, folder: Path, doing: str) -> UserError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = "is full" if full else f"cannot be written ({error.strerror or error})"
-    return UserError(f"{folder} {reason}, {doing}: set config.dataset.data_dir to a folder with free space")
+    return UserError(f"{folder} {reason} while {doing}: set config.dataset.data_dir to a folder with free space")
 
 
 def _reason(error: Exception) -> str:
@@ -327,7 +329,7 @@ def _reason(error: Exception) -> str:
 
 
 def _part(archive: Path) -> Path:
-    """The file in which gdown collects the archive; a path that does not exist before it began."""
+    """The file in which gdown collects the archive; a path that does not exist until it has begun."""
     names = [f for f in archive.parent.glob(f"*{_UNFINISHED}") if f.name.startswith(archive.name)]
     return names[0] if names else archive.with_name(f"{archive.name}{_UNFINISHED}")
 

@@ -1,10 +1,11 @@
 """What the builders share: finding photographs and masks in folders, checking them, writing them as a TFDS data set.
 
-A builder says which photographs there are (a list of `Photograph`, masks matched); `PhotographBuilder` checks that
-each one decodes and that its mask fits, and writes them, in that order, as ArrayRecord. TensorFlow is never imported.
+A builder lists its photographs (each a `Photograph` with its mask already matched); `PhotographBuilder` checks that
+each one decodes and that its mask fits, and writes them in that order as ArrayRecord. TensorFlow is never imported.
 
-The encoded bytes of the photographs are stored as they are; masks binarised, as PNG, black where there is no defect.
-Beside the records lies `index.json`, the labels of all examples by split: a reader need not go through the images.
+The bytes of the photographs' files are stored unchanged; masks are binarised and stored as PNG, black where there is no
+defect. `index.json`, beside the records, lists the labels of all examples by split, so that readers need not go through
+the images.
 """
 
 import abc
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 NORMAL_NAMES = ("good", "ok", "normal")
 INDEX_FILE = "index.json"
 
-_EXAMPLES_A_SHARD = 2000
+_EXAMPLES_PER_SHARD = 2000
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Photograph:
       path: the file.
       image_id: its path relative to the data set's root, "/" between parts.
       label: 0 normal, 1 anomalous.
-      defect_type: the folder's name, or what the data set says; "good" for normal ones.
-      mask: the file with the defect's pixels, None for normal photographs and where no mask is known.
-      factors: how it was taken and what it shows, by the names of the builder's `FACTORS`.
+      defect_type: the folder's name or the data set's own term; "good" for normal photographs.
+      mask: the file with the defect's pixels; None for normal photographs and where no mask is known.
+      factors: how it was taken and what it shows, keyed by the names in the builder's `FACTORS`.
     """
 
     path: Path
@@ -57,22 +58,22 @@ class Photograph:
 
     @property
     def has_mask(self) -> bool:
-        """Whether the defect's pixels are known: always so for normal photographs, which have none."""
+        """Whether the defect's pixels are known: always true for normal photographs, which have none."""
         return self.label == 0 or self.mask is not None
 
 
 class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """A TFDS builder of photographs with labels and masks; one BuilderConfig a category.
+    """A TFDS builder of photographs with labels and masks; one BuilderConfig per category.
 
-    Shard-based, because TFDS's shuffling writer goes through TensorFlow beyond 1 GB of examples. The examples
-    are in the order of `photographs`.
+    It is shard-based because TFDS's shuffling writer needs TensorFlow beyond 1 GB of examples. The examples keep the
+    order of `photographs`.
 
-    Besides TFDS's own ways to name a part of a split, `as_data_source` and `as_dataset` (so `tfds.data_source` and
-    `tfds.load`) take `train[normal]` and `test[anomalous]`: the examples of that label, in order.
+    Besides TFDS's own ways to name a part of a split, `as_data_source` and `as_dataset` (and so `tfds.data_source` and
+    `tfds.load`) accept `train[normal]` and `test[anomalous]`: the examples with that label, in order.
 
     Attributes:
-      FACTORS: features that each example has besides the common ones; every Photograph gives them.
-      mask_threshold: mask values above it are defects; of JPEG masks, whose black is not clean, those above 127.
+      FACTORS: features that each example has besides the common ones; every Photograph must supply them.
+      mask_threshold: mask values above it are defects; at least 127 for JPEG masks, whose black is not clean.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -92,22 +93,22 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @property
     def category(self) -> str:
-        """The category's name: that of the config."""
+        """The category's name, which is the config's."""
         return str(self.builder_config_name)
 
     @abc.abstractmethod
     def photographs(self, manual_dir: Path | None) -> Mapping[str, Sequence[Photograph]]:
-        """The photographs of each split: "train" and "test" as a rule, "validation" where the data set has one.
+        """The photographs of each split: usually "train" and "test", and "validation" where the data set has one.
 
         Args:
           manual_dir: where the user put the raw data; None where that folder is missing or empty.
 
         Raises:
-          UserError: raw data missing or not as expected.
+          UserError: the raw data is missing or not as expected.
         """
 
     def threshold(self, mask: Path) -> int:
-        """Values of this mask file above it are defects."""
+        """The threshold for this mask file: values above it are defects."""
         return max(self.mask_threshold, 127) if mask.suffix.lower() in (".jpg", ".jpeg") else self.mask_threshold
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -135,7 +136,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return super().as_dataset(self._resolved(split), **kwargs)  # pyright: ignore[reportCallIssue]
 
     def _resolved(self, split: Any) -> Any:
-        """The split with `NAME[normal]` and `NAME[anomalous]` written as ranges of examples."""
+        """The split with `NAME[normal]` and `NAME[anomalous]` replaced by ranges of examples."""
         if isinstance(split, str):
             return re.sub(r"(\w+)\[(normal|anomalous)\]", lambda found: self._ranges(found[1], found[2]), split)
         if isinstance(split, Mapping):
@@ -155,14 +156,14 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager):
         try:
             manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
-        except AssertionError:  # TFDS's way to say that the folder is missing or empty
+        except AssertionError:  # TFDS's way of saying that the folder is missing or empty
             manual_dir = None
         splits = self.photographs(manual_dir)
         self._index: dict[str, dict[str, list[Any]]] = {}
         return {
             split: [
-                functools.partial(self._examples, split, photographs[start : start + _EXAMPLES_A_SHARD])
-                for start in range(0, len(photographs), _EXAMPLES_A_SHARD)
+                functools.partial(self._examples, split, photographs[start : start + _EXAMPLES_PER_SHARD])
+                for start in range(0, len(photographs), _EXAMPLES_PER_SHARD)
             ]
             for split, photographs in splits.items()
         }
@@ -200,7 +201,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if without_defect:
             logger.warning(
                 f"{description}: {len(without_defect)} masks of defective images hold no value above "
-                f"{self.threshold(without_defect[0])}, the first is {without_defect[0]}"
+                f"{self.threshold(without_defect[0])}; the first is {without_defect[0]}"
             )
 
     def _mask(self, photograph: Photograph, size: tuple[int, int]) -> np.ndarray:
@@ -210,8 +211,8 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         mask = decode_mask(read_bytes(path), str(path), self.threshold(path))
         if mask.shape != size:
             raise UserError(
-                f"mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {photograph.path} "
-                f"{size[1]}x{size[0]} (after EXIF rotation): make the mask anew at the image's size"
+                f"mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {photograph.path} is "
+                f"{size[1]}x{size[0]} (after EXIF rotation): redraw the mask at the image's size"
             )
         return mask
 
@@ -222,18 +223,21 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 def read_index(folder: Path, split: str) -> dict[str, list[Any]]:
-    """Of one split of the prepared data in `folder`, what every example is: lists by `image_id`, `label` (1 anomalous),
-    `defect_type`, `has_mask`, `size` (height, width) and the names of the factors.
+    """The index of one split of the prepared data in `folder`.
+
+    Returns:
+      Lists with an entry for each example: `image_id`, `label` (1 is anomalous), `defect_type`, `has_mask`, `size`
+      (height, width), and one list for each factor.
 
     Raises:
-      UserError: no such split; the file is damaged.
+      UserError: there is no such split, or the file is damaged.
     """
     try:
         index = json.loads((folder / INDEX_FILE).read_text())
     except (OSError, ValueError) as error:
         raise UserError(
             f"prepared data in {folder} is damaged ({type(error).__name__}: {error}): "
-            "delete that folder, it is then prepared again"
+            "delete that folder, and it will be prepared again"
         ) from error
     if split not in index:
         raise UserError(f"{folder} has no split {split!r}; expected one of {', '.join(index)}")
@@ -241,7 +245,11 @@ def read_index(folder: Path, split: str) -> dict[str, list[Any]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content; a UserError where it cannot be read."""
+    """The file's content.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -254,22 +262,22 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders right in `folder`, sorted by name; hidden ones are left out."""
+    """The folders directly in `folder`, sorted by name; hidden ones are left out."""
     if not folder.is_dir():
         return []
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
 def image_id(path: Path, root: Path) -> str:
-    """The file's path relative to `root`; bytes that are no UTF-8 become escapes, since TFDS stores text."""
+    """The file's path relative to `root`; bytes that are not UTF-8 become escapes, since TFDS stores text."""
     return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
 
 
 def match_masks(images: Sequence[Path], image_root: Path, masks: Sequence[Path], mask_root: Path) -> list[Path]:
-    """The mask of each image: that of the same path below its root, but for the suffix, with or without "_mask".
+    """The mask of each image: the file at the same path below `mask_root`, with any suffix, with or without "_mask".
 
     Raises:
-      UserError: an image without a mask, or with two.
+      UserError: an image has no mask, or two.
     """
     by_stem: dict[Path, list[Path]] = {}
     for mask in masks:
@@ -283,23 +291,23 @@ def match_masks(images: Sequence[Path], image_root: Path, masks: Sequence[Path],
         if not found:
             raise UserError(
                 f"no mask for {image}: expected {mask_root / stem}.png or {mask_root / stem}_mask.png, since other "
-                f"images of {image_root} have one; add the mask, or remove all of them to do without"
+                f"images of {image_root} have one; add the mask, or remove all masks to do without them"
             )
         if len(found) > 1:
             raise UserError(f"two masks for {image}: {found[0]} and {found[1]}; remove one")
         matched.append(found[0])
     if unused := sorted(set(masks) - set(matched)):
-        logger.warning(f"{mask_root}: {len(unused)} masks belong to no image of {image_root}, the first is {unused[0]}")
+        logger.warning(f"{mask_root}: {len(unused)} masks belong to no image of {image_root}; the first is {unused[0]}")
     return matched
 
 
 def labelled_images(folder: Path, root: Path, mask_folders: Sequence[Path]) -> list[Photograph]:
-    """The photographs of one split: `folder` has one folder a defect type, and one named good, ok or normal.
+    """The photographs of one split: `folder` has one folder per defect type, and one named good, ok or normal.
 
     Args:
       folder: for instance bottle/test.
       root: what the ids are relative to.
-      mask_folders: folders with one folder of masks a defect type; the first that has a type's masks counts.
+      mask_folders: folders with one folder of masks per defect type; the first that has a type's masks is used.
 
     Raises:
       UserError: see `match_masks`.
@@ -323,7 +331,7 @@ def labelled_images(folder: Path, root: Path, mask_folders: Sequence[Path]) -> l
             for path, mask in zip(images, masks, strict=True)
         ]
     if others:
-        logger.warning(f"{folder}: ignored {len(others)} files that are no images, the first is {others[0]}")
+        logger.warning(f"{folder}: ignored {len(others)} files that are not images; the first is {others[0]}")
     if without_masks:
         number = sum(not p.has_mask for p in photographs)
         logger.warning(
@@ -334,12 +342,12 @@ def labelled_images(folder: Path, root: Path, mask_folders: Sequence[Path]) -> l
 
 
 def check_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:
-    """One warning, with both numbers, where the raw data is not what was published; results are then not comparable."""
+    """Warns, with both numbers, where the raw data is not as published: results are then not comparable."""
     if dict(found) == dict(published):
         logger.info(f"{what}: {', '.join(f'{n} {k}' for k, n in found.items())} images, as published")
         return
     numbers = ", ".join(f"{found.get(k, 0)} {k} (published: {n})" for k, n in published.items())
-    logger.warning(f"{what}: found {numbers}: the raw data is incomplete or changed, results will not be comparable")
+    logger.warning(f"{what}: found {numbers}: the raw data is incomplete or changed, so results will not be comparable")
 
 
 def every_fifth(photographs: Sequence[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
@@ -349,7 +357,7 @@ def every_fifth(photographs: Sequence[Photograph]) -> tuple[list[Photograph], li
 
 
 def fingerprint(folder: Path) -> str:
-    """12 hexadecimal digits that change with the name, size or time of change of any file in `folder`."""
+    """12 hexadecimal digits that change with the name, size or modification time of any image in `folder`."""
     digest = hashlib.sha256()
     for path in images_in(folder):
         status = path.stat()
@@ -359,7 +367,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(images, other files) in `folder` and below, sorted; nothing where the folder is missing."""
+    """(images, other files) in `folder` and below, sorted; both empty where the folder is missing."""
     images, others = [], []
     for root, directories, names in os.walk(folder):
         directories[:] = [d for d in directories if not d.startswith(".")]

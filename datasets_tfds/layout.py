@@ -27,29 +27,29 @@ _PARTS = ("train", "test", "ground_truth")
 
 @dataclass(frozen=True)
 class Counts:
-    """Published numbers of images of a category."""
+    """The published numbers of a category's images."""
 
     train: int
-    good: int  # in the test set, as is the next
+    good: int  # in the test set, like `defective`
     defective: int
 
 
 def categories(published: Mapping[str, Counts]) -> list[tfds.core.BuilderConfig]:
-    """A config a category."""
+    """One config per category."""
     return [tfds.core.BuilderConfig(name=name, description=f"The category {name}.") for name in published]
 
 
 class LayoutBuilder(PhotographBuilder, skip_registration=True):
     """A builder of a published data set in this layout.
 
-    Names of folders may differ in case, spaces, hyphens and underscores; "ok" and "normal" are as good as "good".
+    Folder names may differ in case, spaces, hyphens and underscores; "ok" and "normal" are accepted for "good".
 
     Attributes:
       PUBLISHED: the numbers of images, by category.
       HOW: the end of error messages: what is expected, and how to get it.
-      SOURCE: the archive, None where none was published.
-      NORMAL: the name of the folder of normal images as published.
-      EVERY_DEFECT_HAS_A_MASK: whether a defective image without a mask is an error; else there is a warning.
+      SOURCE: the archive; None where none was published.
+      NORMAL: the published name of the folder of normal images.
+      EVERY_DEFECT_HAS_A_MASK: whether a type of defect without any masks is an error, or merely a warning.
     """
 
     PUBLISHED: Mapping[str, Counts]
@@ -65,7 +65,7 @@ class LayoutBuilder(PhotographBuilder, skip_registration=True):
         """The folder that holds the category's train and test.
 
         Raises:
-          UserError: no raw data, or none of this category.
+          UserError: there is no raw data, or none of this category.
         """
         if manual_dir is not None:
             if _child(manual_dir, "train") and (
@@ -84,7 +84,7 @@ class LayoutBuilder(PhotographBuilder, skip_registration=True):
         """The photographs of a category's folder, by split.
 
         Raises:
-          UserError: the first thing that is missing: a folder, the images in one, a mask.
+          UserError: a folder, the images in it or a mask is missing; the message names the first missing item.
         """
         train, test = self._needed(folder, "train"), self._needed(folder, "test")
         normal = [
@@ -99,7 +99,7 @@ class LayoutBuilder(PhotographBuilder, skip_registration=True):
         if not anomalous:
             raise self._wrong(f"no folder of defective images in {test}")
         if without := sum(not photograph.has_mask for photograph in anomalous):
-            logger.warning(f"{self.name}/{self.category}: pixel metrics leave {without} images without a mask out")
+            logger.warning(f"{self.name}/{self.category}: pixel metrics leave out {without} images without a mask")
         published = self.PUBLISHED[self.category]
         check_counts(
             f"{self.name}/{self.category}",
@@ -109,7 +109,7 @@ class LayoutBuilder(PhotographBuilder, skip_registration=True):
         return {"train": normal[0], "test": normal[1] + anomalous}
 
     def mask_folder(self, ground_truth: Path, defect: str) -> Path | None:
-        """The folder of the masks of one type of defect; None where it is missing."""
+        """The folder with the masks of one type of defect; None where it is missing."""
         return _child(ground_truth, defect)
 
     def _anomalous_in(self, defect: Path, folder: Path) -> list[Photograph]:
@@ -146,7 +146,7 @@ class LayoutBuilder(PhotographBuilder, skip_registration=True):
         return [Photograph(path, image_id(path, folder.parent), label, defect_type) for path in paths]
 
     def _needed(self, folder: Path, *names: str) -> Path:
-        """The first folder of one of these names."""
+        """The folder in `folder` with the first of these names that is there."""
         for name in names:
             if found := _child(folder, name):
                 return found

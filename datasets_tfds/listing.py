@@ -1,4 +1,4 @@
-"""Lists of files, CSV or JSON, that some data sets come with; every error names the line."""
+"""The lists of files, in CSV or JSON, that come with some data sets; every error names the line."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ def csv_rows(file: Path, required: Sequence[str], optional: Sequence[str] = ()) 
     """(place, row) of each line of a CSV file with a header; "" where an optional column or a value is missing.
 
     Raises:
-      UserError: no CSV file in UTF-8, or a required column is missing.
+      UserError: the file is not CSV in UTF-8, or a required column is missing.
     """
     try:
         reader = csv.DictReader(io.StringIO(read_bytes(file).decode("utf-8-sig"), newline=""), strict=True)
@@ -26,21 +26,21 @@ def csv_rows(file: Path, required: Sequence[str], optional: Sequence[str] = ()) 
         for row in reader:
             yield f"{file}, line {reader.line_num}", {name: row.get(name) or "" for name in (*required, *optional)}
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is no CSV file in UTF-8 ({error}): save it as such, or copy it again") from error
+        raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): save it as such, or copy it again") from error
 
 
 def json_rows(
     file: Path, required: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, row) of each entry of a JSON list of objects, its values as a CSV file would have them.
+    """(place, row) of each entry of a JSON list of objects, with its values as a CSV file would have them.
 
     Raises:
-      UserError: no such list, or a required name is missing.
+      UserError: the file is not such a list, or a required name is missing.
     """
     try:
         entries = json.loads(read_bytes(file))
     except ValueError as error:
-        raise UserError(f"{file} is no JSON file ({error}): save it as such, or copy it again") from error
+        raise UserError(f"{file} is not a JSON file ({error}): save it as such, or copy it again") from error
     names = ", ".join((*required, *optional))
     if not isinstance(entries, list):
         raise UserError(f"{file}: expected a list of objects with {names}")
@@ -52,13 +52,13 @@ def json_rows(
 
 
 def listed_file(root: Path, name: str, what: str) -> Path:
-    """The file that a list names, below `root`; its separators may be those of Windows.
+    """The file below `root` that a list names, with separators of Unix or of Windows.
 
     Args:
-      what: the place in the list, for the errors.
+      what: the place in the list, for errors.
 
     Raises:
-      UserError: an absolute path, one that leaves `root`, or no such file.
+      UserError: the path is absolute or leaves `root`, or there is no such file.
     """
     relative = PurePosixPath(name.strip().replace("\\", "/"))
     if not relative.parts or relative.is_absolute() or ".." in relative.parts:
@@ -69,5 +69,5 @@ def listed_file(root: Path, name: str, what: str) -> Path:
 
 
 def _text(value: Any) -> str:
-    """Nothing for null, 0 and 1 for false and true."""
+    """The value as text: "" for null, "0" and "1" for false and true."""
     return "" if value is None else str(int(value) if isinstance(value, bool) else value)

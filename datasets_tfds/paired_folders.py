@@ -1,4 +1,4 @@
-"""Data sets of defective images only: a folder of images and a folder of masks of the same names."""
+"""Data sets with defective images only: a folder of images, and a folder of masks with the same names."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ def paired_photographs(
     """The split `test`: all images, each with its mask.
 
     Args:
-      name: of the data set.
-      manual_dir: where the user put the raw data, None where there is none.
+      name: the data set's name.
+      manual_dir: where the user put the raw data; None where there is none.
       downloads: see `raw_folder`.
-      pairs: what the two folders may be called, in any case.
+      pairs: possible names of the two folders; upper and lower case are the same.
       defect_type: what the masks show.
-      published: number of images.
+      published: the published number of images.
       how: the end of error messages: what is expected, and how to get it.
 
     Raises:

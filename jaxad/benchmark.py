@@ -160,13 +160,18 @@ def model_folders(cells: Sequence[Cell], config: Config) -> dict[str, str]:
     """Each cell's model by name: the fields that training depends on and that differ from the benchmark's config."""
     base, folders = fields(config), {}
     for cell in cells:
-        own = {name: value for name, value in fields(cell.config).items() if not FREE_FIELDS.match(name)}
+        own = {name: value for name, value in fields(cell.config).items() if _trained_on(name)}
         differing = {name: value for name, value in own.items() if plain(value) != plain(base[name])}
         text = ",".join(f"{name}={value}" for name, value in differing.items()) or "base"
         readable = re.sub(r"[^\w.=,-]+", "_", text)
         # two settings may read the same once made fit for a folder's name
         folders[cell.name] = readable if readable == text else f"{readable[:80]}-{_digest(text)}"
     return folders
+
+
+def _trained_on(field: str) -> bool:
+    """Whether training depends on a config field; the categories of a run decide which models it has."""
+    return field == "dataset.category" or not FREE_FIELDS.match(field)
 
 
 def _digest(text: str) -> str:
@@ -180,17 +185,13 @@ def check(cell: Cell, folder: Path) -> None:
       UserError: a value that the run would refuse, a folder of another config, no image to train on or to test on.
     """
     experiment.check_settings(cell.config)
-    method = experiment.create_method(cell.config)
-    categories = list(experiment.prepare(cell.config))
-    single = cell.config.protocol != "multi_class"
-    for members in [[name] for name in categories] if single else [categories]:
-        model = experiment.Model(
-            cell.config, method, folder / folder_name(members[0] if single else "multi_class"), members
-        )
-        check_config(model.folder, cell.config)
-        for kind, images in (("train", model.training_images()[1]), ("test", model.test_images)):
-            if not len(images) and (kind == "test" or cell.config.protocol != "zero_shot"):
-                raise UserError(f"there is no image to {kind} on in {', '.join(members)}")
+    for model_run in experiment.model_runs(cell.config, folder):
+        check_config(model_run.model.folder, cell.config, model_run.model.categories)
+        images = {"test": model_run.test_images, **model_run.training_images}
+        for kind, known in images.items():
+            if kind != "validation" and not len(known):
+                wanted = "test" if kind == "test" else "train"
+                raise UserError(f"there is no image to {wanted} on in {', '.join(model_run.model.categories)}")
 
 
 def trained_on(config: Config) -> str:

@@ -1,9 +1,10 @@
 """The threshold between normal and anomalous, from normal images that no stage has seen."""
 
+import itertools
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +13,24 @@ from jaxad.errors import UserError
 from jaxad.prediction import Predictions
 
 logger = logging.getLogger(__name__)
+
+ALL = "all"  # the threshold over all categories of a model
+
+
+class Threshold(NamedTuple):
+    """A threshold and what stands behind it.
+
+    Attributes:
+      value: image scores above it are called anomalous; None where there is no threshold.
+      rate: the share of normal images that may score higher.
+      images: number of held-out normal images that it was set on.
+      why_none: the reason why there is no threshold; "" where there is one.
+    """
+
+    value: float | None
+    rate: float
+    images: int = 0
+    why_none: str = ""
 
 
 def conformal_threshold(scores: Float[np.ndarray, " n"], rate: float) -> float:
@@ -24,39 +43,39 @@ def conformal_threshold(scores: Float[np.ndarray, " n"], rate: float) -> float:
     return float(np.sort(scores)[min(rank, len(scores)) - 1])
 
 
-def calibrate(found: Predictions | None, categories: Sequence[str], rate: float) -> dict[str, Any]:
-    """What a checkpoint keeps of the held-out images: scores and threshold of "all" and of each category, map scale.
+def calibrate(held_out: Mapping[str, Predictions], rate: float, why_none: str = "") -> dict[str, Any]:
+    """What a checkpoint keeps of the held-out normal images: the scores by category, and the scale of the maps.
 
     Args:
-      found: predictions of the held-out images; None where there are none: there is no threshold then.
-      categories: of these images.
+      held_out: category -> predictions of its held-out normal images; {} where there are none: there is no threshold.
       rate: share of normal images that may be called anomalous.
+      why_none: the reason, where there is no threshold.
     """
     check_rate(rate)
-    if found is None:
-        return {"held_out": {}, "thresholds": {}}
-    names = np.asarray(categories)
-    held_out = {"all": found.scores} | {name: found.scores[names == name] for name in dict.fromkeys(categories)}
-    for name, scores in held_out.items():
-        if name != "all" and len(scores) < 1 / rate - 1:
+    if not held_out:
+        logger.info("No threshold: %s", why_none)
+        return {"held_out": {}, "no_threshold": why_none}
+    for category, found in held_out.items():
+        if len(found.scores) < 1 / rate - 1:
             message = "%s: %d held-out images cannot show a false-alarm rate of %g: the largest score is taken"
-            logger.warning(message, name, len(scores), rate)
-    middle, top = float(np.median(found.maps)), float(found.maps.max())
+            logger.warning(message, category, len(found.scores), rate)
+    maps = [found.maps for found in held_out.values()]
+    middle, top = float(np.median(np.concatenate(maps))), max(float(one.max()) for one in maps)
     return {
-        "held_out": {name: [float(score) for score in scores] for name, scores in held_out.items()},
-        "thresholds": {name: conformal_threshold(scores, rate) for name, scores in held_out.items()},
-        "false_alarm_rate": rate,
+        "held_out": {category: [float(score) for score in found.scores] for category, found in held_out.items()},
         "map_scale": [middle, middle + 2 * max(top - middle, 1e-6)],
     }
 
 
-def threshold_of(notes: dict[str, Any], category: str, rate: float) -> tuple[float | None, int]:
-    """The threshold of a category at a rate, which may be another one than at training, and the images behind it."""
-    scores = notes.get("held_out", {}).get(category, [])
-    if rate == notes.get("false_alarm_rate"):
-        return notes["thresholds"].get(category), len(scores)
+def threshold_of(notes: Mapping[str, Any], category: str, rate: float) -> Threshold:
+    """The threshold of one category, or of `ALL`, at a rate, from the notes of a checkpoint."""
     check_rate(rate)
-    return (conformal_threshold(np.asarray(scores), rate) if scores else None), len(scores)
+    held_out: Mapping[str, list[float]] = notes.get("held_out", {})
+    scores = list(itertools.chain(*held_out.values())) if category == ALL else held_out.get(category, [])
+    if not scores:
+        reason = notes.get("no_threshold") or f"no normal image of {category} was held out of training"
+        return Threshold(None, rate, why_none=reason)
+    return Threshold(conformal_threshold(np.asarray(scores, np.float32), rate), rate, len(scores))
 
 
 def check_rate(rate: float) -> None:

@@ -1,9 +1,8 @@
 """Checkpoints: written whole or not at all, verified when read, kept by age and by merit (Orbax).
 
-A checkpoint holds the variables, the state of the running stage (optimizer state or the carry of a pass) and the
+A checkpoint holds the variables, the state of the running stage (optimizer state, or the carry of a pass) and the
 progress: which stage, how many batches of it, the data iterator's state, the metrics so far. With it the same command
-goes on in the middle of a
-stage. Only arrays and JSON are stored: reading one runs no code of the file's.
+goes on in the middle of a stage. Only arrays and JSON are stored: reading a checkpoint runs no code from its files.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ import shutil
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,11 +31,10 @@ class Progress:
     Attributes:
       stage: index of the running stage; the number of stages once all are done.
       step: batches that this stage has done.
-      total: the checkpoint's number: batches of all stages so far, and one for every `after`.
+      total: the checkpoint's number: batches of all stages so far, plus one for every `after`.
       best, best_epoch: largest number of the stage's monitor and its epoch; None where nothing was monitored yet.
       iterator: state of the stage's data iterator, as Grain gives it.
       finished: all stages are done and the threshold is set.
-      threshold: image score above which a part is called anomalous; None where none was calibrated.
       metrics: what the evaluations during training found, oldest first.
       notes: method-independent facts for predictions (calibration, scale of the maps).
     """
@@ -48,16 +46,20 @@ class Progress:
     best_epoch: int = 0
     iterator: dict[str, Any] | None = None
     finished: bool = False
-    threshold: float | None = None
     metrics: tuple[dict[str, Any], ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-Restored = tuple[dict[str, Any], list[np.ndarray], Progress]  # variables, leaves of the stage's state, progress
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    variables: dict[str, Any]
+    leaves: list[np.ndarray]  # of the running stage's state
+    progress: Progress
 
 
 def after(progress: Progress, **changes: Any) -> Progress:
-    """The progress with its fields changed, under a number of its own: no checkpoint takes the place of another."""
+    """The progress with some fields changed and the next number, so that no checkpoint takes the place of another."""
     return replace(progress, total=progress.total + 1, **changes)
 
 
@@ -130,8 +132,7 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def restore(self, step: int | None = None) -> Restored | None:
-        """The newest whole checkpoint (or number `step`) as host arrays: variables, leaves of the stage's state,
-        progress.
+        """The newest whole checkpoint (or number `step`), as arrays on the host.
 
         A damaged checkpoint is reported and the one before it is taken; None where there is none at all.
 
@@ -141,14 +142,12 @@ class Checkpoints:
         steps = [step] if step is not None else self.steps()[::-1]
         for number in steps:
             try:
-                variables, leaves, progress = self._read(number)
+                return self._read(number)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 logger.error(
                     "Checkpoint %s/step_%d is damaged (%s); trying the one before it", self.directory, number, reason
                 )
-                continue
-            return variables, leaves, progress
         if steps:
             raise UserError(
                 f"all checkpoints in {self.directory} are damaged (steps {', '.join(map(str, steps))}): "
@@ -170,7 +169,7 @@ class Checkpoints:
             raise ValueError(f"{len(wrong)} arrays do not match their checksums, {wrong[0]} the first")
         leaves = [leaf for _, leaf in sorted((state.get("stage") or {}).items())]
         record["metrics"] = tuple(record["metrics"])
-        return state["variables"], leaves, Progress(**record)
+        return Restored(state["variables"], leaves, Progress(**record))
 
     def close(self) -> None:
         self.manager.close()

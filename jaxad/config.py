@@ -1,4 +1,4 @@
-"""Config files: found, loaded, overridden by field, compared; misspelt fields are told with what was meant."""
+"""Config files: found, loaded, overridden by field, compared; errors about misspelt names suggest the nearest."""
 
 import hashlib
 import importlib.util
@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,46 +16,72 @@ from jaxad.errors import UserError, did_you_mean
 Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
 
 # Fields that say how a run goes, not what it computes: they may differ when a run is resumed, evaluated or predicted
-# from.
+# from. The categories of a model are compared by themselves.
 FREE_FIELDS = re.compile(
-    r"((dataset|auxiliary)\.(data_dir|manual_dir)|input\.cache_gib|evaluation\..*|checkpoint\..*|log\..*|mesh\..*|features\..*|threshold\.false_alarm_rate)$"
+    r"((dataset|auxiliary)\.(data_dir|manual_dir)|dataset\.category|input\.cache_gib|evaluation\..*|checkpoint\..*"
+    r"|log\..*|mesh\..*|features\..*|threshold\.false_alarm_rate)$"
 )
 
 
 def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The config of `FILE.py:ARGUMENT` ("configs/patchcore.py:mirad/rabbit_pendant"), with fields replaced.
+    """The config of `FILE.py:ARGUMENT` ("configs/patchcore.py:mirad/rabbit_pendant,official"), with fields replaced.
 
     Args:
-      spec: path of a Python file with `get_config`, a colon, and the argument that is passed to it.
+      spec: path of a Python file with `get_config`, a colon, and the argument that is passed to it; without a colon,
+        the file's own default.
       overrides: field -> value, {"train.batch_size": 4}.
 
     Raises:
       UserError: there is no such file or field, a value has another type, or the argument is refused.
     """
     name, _, argument = spec.partition(":")
-    path = Path(name).absolute()
+    path = Path(name)
     if not path.is_file():
-        known = [str(Path(name).parent / f.name) for f in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        if found := split_variant(path):
+            file, variant = found
+            wanted = f"{file}:{_categories(argument) or 'DATASET'},{variant}"
+            raise UserError(f"there is no config file {name}: {variant} is a variant of {file}; expected {wanted}")
+        known = [str(path.parent / file.name) for file in path.parent.glob("*.py")]
         raise UserError(f"there is no config file {name}.{did_you_mean(name, known)}")
-    folder = path.parent
-    while (folder.parent / "__init__.py").exists():  # configs/benchmarks
-        folder = folder.parent
-    if str(folder.parent) not in sys.path:  # configs import each other as configs.NAME
-        sys.path.insert(0, str(folder.parent))
-    module_spec = importlib.util.spec_from_file_location(
-        f"_config_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}", path
-    )
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = _load(path)
     if not hasattr(module, "get_config"):
-        raise UserError(f"{name} defines no get_config: a config file has get_config(dataset) -> Config")
+        raise UserError(f"{name} defines no get_config; expected get_config(argument) -> ConfigDict in a config file")
     config = module.get_config(argument) if argument else module.get_config()
     config.lock()
     for field, value in (overrides or {}).items():
         check_field(config, field)
         replace_field(config, field, value)
     return config
+
+
+def split_variant(path: Path) -> tuple[Path, str] | None:
+    """For FOLDER/NAME_VARIANT.py: the file FOLDER/NAME.py and VARIANT, where that file exists and has this variant."""
+    words = path.stem.split("_")
+    for end in range(len(words) - 1, 0, -1):
+        file, variant = path.with_name("_".join(words[:end]) + ".py"), "_".join(words[end:])
+        if file.is_file() and variant in getattr(_load(file), "VARIANTS", {}):
+            return file, variant
+    return None
+
+
+def _load(path: Path) -> ModuleType:
+    path = path.absolute()
+    folder = path.parent
+    while (folder.parent / "__init__.py").exists():  # configs/benchmarks
+        folder = folder.parent
+    if str(folder.parent) not in sys.path:  # configs import each other as configs.NAME
+        sys.path.insert(0, str(folder.parent))
+    name = f"_config_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _categories(argument: str) -> str:
+    """DATASET/CATEGORY,CATEGORY with the categories joined by "+", as the argument's grammar has it."""
+    return argument.replace(",", "+") if "/" in argument else argument
 
 
 def fields(config: Config, prefix: str = "") -> dict[str, Any]:
@@ -81,6 +108,11 @@ def check_field(config: Config, field: str) -> None:
 
 
 def replace_field(config: Config, field: str, value: Any) -> None:
+    """Sets a field that exists, by its dotted name.
+
+    Raises:
+      UserError: the value has another type than the field.
+    """
     *groups, leaf = field.split(".")
     node = config
     for group in groups:
@@ -94,10 +126,10 @@ def replace_field(config: Config, field: str, value: Any) -> None:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Looks over `--config=FILE` and `--config.FIELD=VALUE` before absl does, so that mistakes get one clear line.
+    """Checks `--config=FILE` and `--config.FIELD=VALUE` before absl does, so that mistakes get one clear line.
 
     Raises:
-      UserError: no such file, no such field.
+      UserError: there is no such file or field, or the file refuses its argument.
     """
     spec = None
     for i, argument in enumerate(arguments):
@@ -114,14 +146,14 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def define_config_flag(name: str, help_string: str):
-    """The `--config` flag of ml_collections; the file is its value, `--config.FIELD=VALUE` replaces fields."""
+    """The `--config` flag of ml_collections: its value is the file, and `--config.FIELD=VALUE` replaces fields."""
     from ml_collections import config_flags
 
     return config_flags.DEFINE_config_file(name, None, help_string, lock_config=True)
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
-    """Lines "field: saved value, now value" for the fields that decide what a run computes."""
+    """Lines "FIELD: VALUE then, VALUE now" for the differing fields that decide what a run computes."""
     now = {name: plain(value) for name, value in fields(config).items()}
     names = sorted(name for name in saved.keys() | now.keys() if not FREE_FIELDS.match(name))
     missing = "(not set)"
@@ -133,5 +165,5 @@ def differences(saved: Mapping[str, Any], config: Config) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON gives it back: tuples become lists."""
+    """The value as it comes back from JSON: tuples become lists."""
     return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -1,98 +1,127 @@
 """Predictions against the ground truth: metrics, curves and the images worth showing, category by category."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, UInt8
 
 from jaxad import metrics, report
-from jaxad.data.pipeline import Split
-from jaxad.prediction import Predictions
+from jaxad.calibration import Threshold
+from jaxad.data.split import Split
+from jaxad.prediction import Predictor, Seen
 
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """Of some images, at the input size; `masks` is None where no defective image has one."""
-
-    masks: Bool[np.ndarray, "n h w"] | None
-    valid: Bool[np.ndarray, "n h w"]
-    labels: Bool[np.ndarray, " n"]
-    has_mask: Bool[np.ndarray, " n"]
+SHOWN = ("image", "mask", "valid", "has_mask", "label")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of one category.
+    """Everything known about the test images of one category.
 
     Attributes:
-      members: places of its images in the split.
+      images: at the input size.
+      known_masks: the ground truth image by image, blank where it is unknown (`truth.has_mask`).
       curves: "image" and, with masks, "pixel".
-      metrics: as fractions; `jaxad.metrics.evaluate` says which.
+      metrics: as fractions; `jaxad.metrics.compute` says which.
     """
 
     category: str
-    members: Int[np.ndarray, " n"]
+    split: Split
+    images: UInt8[np.ndarray, "n h w 3"]
     maps: Float[np.ndarray, "n h w"]
     scores: Float[np.ndarray, " n"]
-    truth: GroundTruth
+    truth: metrics.GroundTruth
+    known_masks: Bool[np.ndarray, "n h w"]
     curves: dict[str, metrics.Curves]
     metrics: dict[str, float]
 
 
-def evaluate(found: Predictions, split: Split, mode: str) -> Iterator[Evaluation]:
-    """Each category of the split, in order of appearance.
+def evaluate_category(
+    predictor: Predictor, category: str, split: Split, mode: metrics.Mode, progress: str = ""
+) -> Evaluation:
+    """Predicts the images of one category and compares them with their ground truth; each image is read once.
 
     Args:
-      mode: "exact", or one of ADer's: see `jaxad.metrics.evaluate`.
+      split: images of this category only.
+      mode: "exact", or one of ADer's: see `jaxad.metrics.compute`.
     """
-    names = np.asarray(split.categories)
-    for category in dict.fromkeys(split.categories):
-        members = np.flatnonzero(names == category)
-        truth = ground_truth(split, members)
-        maps, scores = found.maps[members], found.scores[members]
-        known: dict[str, Any] = {"valid": truth.valid, "has_mask": truth.has_mask}
-        curves = {"image": metrics.curves(metrics.rank_images(scores, truth.labels))}
-        ranking = None
-        if truth.masks is not None:
-            ranking = metrics.rank_pixels(metrics.split_pixels(maps, truth.masks, **known))
-            curves["pixel"] = metrics.curves(ranking)
-        known |= {"mode": mode, "name": category, "pixel_ranking": ranking if mode == "exact" else None}
-        values = metrics.evaluate(maps, truth.masks, scores, truth.labels, **known)
-        yield Evaluation(category, members, maps, scores, truth, curves, values)
+    seen = Seen(len(split), predictor.rows, SHOWN)
+    found = predictor.all(split, progress, watch=seen)
+    shown = seen.everywhere()
+    truth = ground_truth(shown)
+    curves = {"image": metrics.curves(metrics.rank_images(found.scores, truth.labels))}
+    ranking = metrics.rank_pixels(found.maps, truth)
+    if ranking is not None:
+        curves["pixel"] = metrics.curves(ranking)
+    values = metrics.compute(
+        found.maps,
+        found.scores,
+        truth,
+        mode=mode,
+        name=category,
+        pixel_ranking=ranking,
+    )
+    return Evaluation(category, split, shown["image"], found.maps, found.scores, truth, shown["mask"], curves, values)
 
 
-def ground_truth(split: Split, members: Iterable[int]) -> GroundTruth:
-    items = [split[int(i)] for i in members]
-    labels, has_mask = (np.array([item[name] for item in items], bool) for name in ("label", "has_mask"))
-    masks = np.stack([item["mask"] for item in items]) if (labels & has_mask).any() or not labels.any() else None
-    return GroundTruth(masks, np.stack([item["valid"] for item in items]), labels, has_mask)
+def ground_truth(shown: Mapping[str, np.ndarray]) -> metrics.GroundTruth:
+    """The truth about images of which `SHOWN` is known; without masks where no defective image has one."""
+    labels, has_mask = shown["label"].astype(bool), shown["has_mask"]
+    known = bool((labels & has_mask).any()) or not labels.any()
+    return metrics.GroundTruth(
+        labels=labels, masks=shown["mask"] if known else None, valid=shown["valid"], has_mask=has_mask
+    )
 
 
 def mean_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    """Each metric's mean over the categories that have it."""
+    """The mean of each metric over the categories that have it."""
     rows = [evaluation.metrics for evaluation in evaluations]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
-def choose_cases(evaluation: Evaluation, split: Split, threshold: float | None) -> list[report.Case]:
-    """The report's gallery: highest, lowest and wrongly decided images."""
+def category_result(
+    evaluation: Evaluation, threshold: Threshold, seconds: Mapping[str, float]
+) -> report.CategoryResult:
+    """The row of a report.
+
+    Args:
+      seconds: what took how long.
+    """
+    return report.CategoryResult(
+        category=evaluation.category,
+        metrics=evaluation.metrics,
+        ids=list(evaluation.split.ids),
+        scores=evaluation.scores,
+        labels=evaluation.truth.labels,
+        defect_types=list(evaluation.split.defect_types),
+        threshold=threshold.value,
+        false_alarm_rate=threshold.rate,
+        calibration_images=threshold.images,
+        no_threshold=threshold.why_none,
+        curves=evaluation.curves,
+        seconds=dict(seconds),
+        cases=gallery_cases(evaluation, threshold.value),
+    )
+
+
+def gallery_cases(evaluation: Evaluation, threshold: float | None) -> list[report.Case]:
+    """The pictures of the report's gallery: highest, lowest and wrongly decided images."""
+    truth, split = evaluation.truth, evaluation.split
+    assert truth.valid is not None and truth.has_mask is not None
     cases = []
-    for i, reasons in report.choose_cases(evaluation.scores, evaluation.truth.labels, threshold).items():
-        place = int(evaluation.members[i])
-        item, score = split[place], float(evaluation.scores[i])
+    for i, reasons in report.choose_cases(evaluation.scores, truth.labels, threshold).items():
+        score = float(evaluation.scores[i])
         cases.append(
             report.Case(
-                id=split.ids[place],
-                image=item["image"],
+                id=split.ids[i],
+                image=evaluation.images[i],
                 map=evaluation.maps[i],
-                mask=item["mask"] if item["has_mask"] else None,
-                valid=item["valid"],
+                mask=evaluation.known_masks[i] if truth.has_mask[i] else None,
+                valid=truth.valid[i],
                 score=score,
-                label=int(evaluation.truth.labels[i]),
-                defect_type=split.defect_types[place],
+                label=int(truth.labels[i]),
+                defect_type=split.defect_types[i],
                 decision=None if threshold is None else score > threshold,
                 reasons=tuple(reasons),
             )

@@ -1,4 +1,4 @@
-"""Files that are either whole or as they were before, and a lock on a file."""
+"""Files that are replaced as a whole or left as they were, and a lock on a file."""
 
 import fcntl
 import os
@@ -13,14 +13,14 @@ from jaxad.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends; after an exception `path` is as it was.
+    """A new file that takes the place of `path` when the block ends; after an exception, `path` is as it was.
 
-    The folder is made where it is missing.
+    The folder is made if it is missing.
 
     Raises:
       UserError: the file cannot be written (folder read-only, disk full, a file where a folder is needed).
     """
-    # a short name of its own: the file's name may use up all the bytes that a name can have
+    # a short name of its own: the file's name may already be as long as names can be
     temporary = path.parent / f".writing-{uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to tell the user when writing `path` failed."""
+    """The error for the user when `path` could not be written."""
     return UserError(
         f"{path}: cannot be written ({error.strerror or error}), expected a writable folder with free space; "
         "free space, change its permissions or choose another folder"
@@ -52,7 +52,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the file `path`, made where it is missing; the kernel lets go of it when the process dies."""
+    """Holds a lock on the file `path`, made if it is missing; the kernel releases the lock when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,37 +1,40 @@
-"""From a trained model to predictions of photographs: as arrays for notebooks, as files for the command line."""
+"""From a trained model to predictions for photographs: as arrays for notebooks, as files for the command line."""
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxad import prediction, report
-from jaxad.calibration import threshold_of
+from jaxad import report, sharding
+from jaxad.calibration import ALL, Threshold, threshold_of
 from jaxad.checkpoint import Progress
 from jaxad.config import Config
 from jaxad.data import geometry, loose
-from jaxad.errors import UserError
-from jaxad.experiment import Model, create_method
+from jaxad.errors import UserError, did_you_mean
+from jaxad.experiment import ModelRun, check_settings, create_method
 from jaxad.method import Variables
-from jaxad.workdir import check_config, folder_name
+from jaxad.models import Model
+from jaxad.workdir import CATEGORIES, check_config, folder_name, saved_config
 
 logger = logging.getLogger(__name__)
+
+Photographs = str | os.PathLike | Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What a trained model says of one photograph.
+    """What a trained model says about one photograph.
 
     Attributes:
-      path: as given; the place in the list for images given as arrays.
+      path: as given; "image 0", "image 1", ... for images given as arrays.
       map: anomaly map at the photograph's own size, larger = more anomalous; NaN outside a crop.
       score: image score, larger = more anomalous.
-      decision: whether the score is above the threshold; None where none was calibrated.
+      threshold: scores above it are anomalous; None where there is no threshold.
+      decision: whether the score is above the threshold; None without one.
     """
 
     path: str
@@ -45,9 +48,7 @@ class ImagePrediction:
         return None if self.threshold is None else self.score > self.threshold
 
 
-def predict(
-    config: Config, workdir: str | os.PathLike, images: str | os.PathLike | Sequence[np.ndarray]
-) -> Iterator[ImagePrediction]:
+def predict(config: Config, workdir: str | os.PathLike, images: Photographs) -> Iterator[ImagePrediction]:
     """Predicts photographs with a trained model, one after the other.
 
     Args:
@@ -56,34 +57,46 @@ def predict(
     Raises:
       UserError: there is no image, no trained model, or several models and the config names none of them.
     """
-    model = trained_model(config, workdir)
-    yield from predictions_of(model, *model.restore(), images)
+    trained = trained_model(config, workdir)
+    yield from trained.predictions(images)
 
 
-def predictions_of(model: Model, variables: Variables, progress: Progress, images: Any) -> Iterator[ImagePrediction]:
-    """The predictions of `predict`; files that cannot be read are named in the log and left out."""
-    form = geometry.from_config(model.config.input)
-    if isinstance(images, str | os.PathLike):
-        source = loose.FileSplit(loose.image_files(Path(images)), form)
-    else:
-        source = loose.ArraySplit(images, form)
-    threshold = progress.notes.get("thresholds", {}).get(model.categories[0] if len(model.categories) == 1 else "all")
-    settings = model.config.evaluation.batch_size
-    for i, anomaly_map, score in prediction.predict_each(
-        model.method, variables, source, settings, model.mesh, "images"
-    ):
-        if i in source.errors:
-            logger.error("%s", source.errors[i])
-            continue
-        image = source.original(i)
-        yield ImagePrediction(source.ids[i], image, form.restore(anomaly_map, image.shape[:2]), score, threshold)
-    if source.errors:
-        logger.error("%d of %d images could not be read and have no prediction", len(source.errors), len(source))
+@dataclass(frozen=True)
+class Trained:
+    """A trained model that photographs of one category are given to.
 
+    Attributes:
+      category: place of the photographs' category among the model's; None where the config names none.
+    """
 
-def threshold_in(model: Model, progress: Progress) -> float | None:
-    """The model's threshold at the config's false-alarm rate, over all its categories."""
-    return threshold_of(progress.notes, "all", model.config.threshold.false_alarm_rate)[0]
+    run: ModelRun
+    variables: Variables
+    progress: Progress
+    category: int | None
+
+    @property
+    def threshold(self) -> Threshold:
+        """The threshold of the photographs' category, else the one over all categories of the model."""
+        name = ALL if self.category is None else self.run.model.categories[self.category]
+        return threshold_of(self.progress.notes, name, self.run.config.threshold.false_alarm_rate)
+
+    def predictions(self, images: Photographs) -> Iterator[ImagePrediction]:
+        """The predictions of `predict`; files that cannot be read are named in the log and left out."""
+        form = geometry.from_config(self.run.config.input)
+        if isinstance(images, str | os.PathLike):
+            source = loose.FileSplit(loose.image_files(Path(images)), form, self.category or 0)
+        else:
+            source = loose.ArraySplit(images, form, self.category or 0)
+        threshold = self.threshold.value
+        for i, anomaly_map, score in self.run.predictor(self.variables).each(source, "images"):
+            if i in source.errors:
+                logger.error("%s", source.errors[i])
+                continue
+            image = source.original(i)
+            restored = form.restore(anomaly_map, image.shape[:2])
+            yield ImagePrediction(source.ids[i], image, restored, score, threshold)
+        if source.errors:
+            logger.error("%d of %d images could not be read and have no prediction", len(source.errors), len(source))
 
 
 def predict_files(
@@ -106,33 +119,51 @@ def predict_files(
     Raises:
       UserError: as `predict`, or nothing can be written.
     """
-    model = trained_model(config, workdir)
-    variables, progress = model.restore()
+    trained = trained_model(config, workdir)
+    threshold = trained.threshold
+    if threshold.value is None:
+        logger.warning("No image is decided, there is no threshold: %s", threshold.why_none)
     directory = Path(output) if output else Path(workdir) / "predictions"
     root = Path(images) if Path(images).is_dir() else Path(images).parent
-    low, high = progress.notes.get("map_scale", (0.0, 1.0))
-    with report.PredictionWriter(directory, threshold_in(model, progress), map_format, (low, high)) as writer:
-        for found in predictions_of(model, variables, progress, images):
+    low, high = trained.progress.notes.get("map_scale", (0.0, 1.0))
+    with report.PredictionWriter(directory, threshold.value, map_format, (low, high)) as writer:
+        for found in trained.predictions(images):
             writer.add(found.path, Path(found.path).relative_to(root), found.image, found.map, found.score)
     print(f"Predictions: {directory / 'predictions.csv'}", flush=True)
     return directory / "predictions.csv"
 
 
-def trained_model(config: Config, workdir: str | os.PathLike) -> Model:
-    """The model in `workdir` that the config means.
+def trained_model(config: Config, workdir: str | os.PathLike) -> Trained:
+    """The model in `workdir` that the config means, and the category that photographs are taken to be of.
+
+    That category is `config.dataset.category`, or the model's only one. A zero-shot model takes a category of any name.
 
     Raises:
-      UserError: there is none, or there are several and `config.dataset.category` names none of them.
+      UserError: there is no model; there are several, or one that needs to know the category, and
+        `config.dataset.category` names none.
     """
-    root = Path(workdir).absolute()
-    found = sorted(path.parent.name for path in root.glob("*/checkpoints")) if root.is_dir() else []
-    if not found:
+    check_settings(config)
+    sharding.set_precision(config.precision)
+    root, named = Path(workdir).absolute(), config.dataset.category
+    names = sorted(path.parent.name for path in root.glob("*/checkpoints")) if root.is_dir() else []
+    if not names:
         raise UserError(f"there is no trained model in {root}: train first, with the same --config and --workdir")
-    wanted = "multi_class" if config.protocol == "multi_class" else folder_name(config.dataset.category)
-    if wanted == "all" and len(found) == 1:
-        wanted = found[0]
-    if wanted not in found:
-        raise UserError(f"which model of {root}? set --config.dataset.category to one of {', '.join(found)}")
+    wanted = folder_name(named) if config.protocol == "one_class" else config.protocol
+    if wanted == "all" and len(names) == 1:
+        wanted = names[0]
+    if wanted not in names:
+        raise UserError(f"which model of {root}? set --config.dataset.category to one of {', '.join(names)}")
     folder = root / wanted
-    check_config(folder, config)
-    return Model(config, create_method(config), folder, [wanted])
+    categories = tuple(saved_config(folder).get(CATEGORIES, (wanted,)))
+    check_config(folder, config, categories)
+    if config.protocol == "zero_shot" and named != "all" and named not in categories:
+        categories = (named, *categories)
+    method = create_method(config, categories)
+    category = categories.index(named) if named in categories else 0 if len(categories) == 1 else None
+    if category is None and (method.uses_category or named != "all"):
+        raise UserError(
+            f"config.dataset.category is {named!r}; expected the category of the photographs, one of "
+            f"{', '.join(categories)}.{did_you_mean(named, categories)}"
+        )
+    run = ModelRun(config, method, Model(wanted, categories, folder))
+    return Trained(run, *run.restore(), category)

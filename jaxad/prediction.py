@@ -1,95 +1,103 @@
-"""Runs a method's `predict` over a split and gathers maps and scores."""
+"""Runs a method's `predict` over a set of images and gathers maps and scores."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
-from tqdm import tqdm
 
 from jaxad import sharding
-from jaxad.data.pipeline import evaluation_batches
+from jaxad.data.batches import DeviceBatches, rows_per_batch
 from jaxad.errors import UserError
-from jaxad.method import Batch, Method, Variables
+from jaxad.method import Images, Method, Variables
+
+Watch = Callable[[Mapping[str, np.ndarray]], None]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A method with its variables on the devices.
+
+    Attributes:
+      batch_size: `config.evaluation.batch_size`; no result depends on it.
+    """
+
+    method: Method
+    variables: Variables
+    batch_size: int
+    mesh: Mesh
+
+    @property
+    def rows(self) -> int:
+        """Images in a global batch."""
+        return rows_per_batch(self.batch_size, self.mesh)
+
+    def each(
+        self, images: Images, progress: str = "", watch: Watch | None = None
+    ) -> Iterator[tuple[int, Float[np.ndarray, "h w"], float]]:
+        """Index, anomaly map and score of every image, in order; images that only fill the last batch are left out.
+
+        Args:
+          images: of one category.
+          progress: title of the progress bar; "" for none.
+          watch: see `DeviceBatches`.
+
+        Raises:
+          UserError: a map or score is not a number; the message names the image.
+        """
+        batches = DeviceBatches(images, self.rows, self.mesh, self.method.normalization, watch=watch, progress=progress)
+        index = 0
+        for prediction in self.method.predict_all(self.variables, batches):
+            on_host = sharding.to_host(prediction)
+            for anomaly_map, score in zip(on_host.map, on_host.score, strict=True):
+                if index == len(images):
+                    break
+                if np.isnan(score) or np.isnan(anomaly_map).any():
+                    raise UserError(f"the anomaly map of {images.ids[index]} is not a number: look at this image")
+                yield index, anomaly_map, float(score)
+                index += 1
+
+    def all(self, images: Images, progress: str = "", watch: Watch | None = None) -> "Predictions":
+        """Maps and scores of every image; arguments and errors as in `each`."""
+        _, maps, scores = zip(*self.each(images, progress, watch), strict=True)
+        return Predictions(np.stack(maps), np.array(scores, np.float32))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of all images of a split, in its order."""
+    """Maps and scores of a set of images, in its order."""
 
     maps: Float[np.ndarray, "n h w"]
     scores: Float[np.ndarray, " n"]
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The batches of a split on the devices, normalised; may be iterated several times."""
+class Seen:
+    """Keeps what batches show of their images while these pass by: a `watch` for `Predictor`.
 
-    split: Any
-    rows: int
-    mesh: Mesh
-    normalization: tuple
-    progress: str = ""
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = evaluation_batches(
-            self.split, self.rows, process_index=jax.process_index(), process_count=jax.process_count()
-        )
-        silent = not self.progress or jax.process_index() > 0
-        for batch in tqdm(batches, total=len(self), desc=self.progress, unit="batch", disable=silent):
-            yield _normalise_on_device(sharding.put_batch(self.mesh, batch), self.normalization)
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.split) / self.rows)
-
-
-def normalise(batch: Batch, normalization: tuple) -> dict[str, Any]:
-    """The batch with its uint8 images as float32, scaled to [0, 1] and normalised by (mean, std)."""
-    if "image" not in batch:
-        return dict(batch)
-    mean, std = (jnp.asarray(numbers, jnp.float32) for numbers in normalization)
-    return {**batch, "image": (batch["image"].astype(jnp.float32) / 255.0 - mean) / std}
-
-
-_normalise_on_device = jax.jit(normalise, static_argnums=1)
-
-
-def rows_a_batch(batch_size: int, mesh: Mesh) -> int:
-    """`batch_size`, rounded up to what divides over the devices."""
-    parts = mesh.shape["data"]
-    return math.ceil(batch_size / parts) * parts
-
-
-def predict_each(
-    method: Method, variables: Variables, split: Any, batch_size: int, mesh: Mesh, progress: str = ""
-) -> Iterator[tuple[int, Float[np.ndarray, "h w"], float]]:
-    """Index, anomaly map and score of every image of the split, in order; images that only fill the last batch are left
-    out.
-
-    Raises:
-      UserError: a map or score is not a number; the message names the image.
+    Args:
+      count: number of images.
+      rows: images in a global batch.
+      names: entries of the items to keep.
     """
-    batches = Batches(split, rows_a_batch(batch_size, mesh), mesh, method.normalization, progress)
-    index = 0
-    for prediction in method.predict_all(variables, batches):
-        found = sharding.to_host(prediction)
-        for anomaly_map, score in zip(found.map, found.score, strict=True):
-            if index == len(split):
-                break
-            if np.isnan(score) or np.isnan(anomaly_map).any():
-                raise UserError(f"the anomaly map of {split.ids[index]} is not a number: look at this image")
-            yield index, anomaly_map, float(score)
-            index += 1
 
+    def __init__(self, count: int, rows: int, names: tuple[str, ...]):
+        self.count, self.rows, self.names = count, rows, names
+        self.kept: dict[str, np.ndarray] = {}
 
-def predict_split(
-    method: Method, variables: Variables, split: Any, batch_size: int, mesh: Mesh, progress: str = ""
-) -> Predictions:
-    """Maps and scores of every image of the split; errors as `predict_each`."""
-    rows = list(predict_each(method, variables, split, batch_size, mesh, progress))
-    return Predictions(np.stack([row[1] for row in rows]), np.array([row[2] for row in rows], np.float32))
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
+        for name in self.names:
+            value = np.asarray(batch[name])
+            if name not in self.kept:
+                self.kept[name] = np.zeros((self.count, *value.shape[1:]), value.dtype)
+            self.kept[name][batch["index"]] = value
+
+    def everywhere(self) -> dict[str, np.ndarray]:
+        """The entries of all images by name, those that other processes have read included."""
+        if jax.process_count() == 1:
+            return self.kept
+        places = np.arange(-(-self.count // self.rows) * self.rows)
+        by_process = places.reshape(-1, jax.process_count(), self.rows // jax.process_count())
+        own = np.minimum(by_process[:, jax.process_index()].ravel(), self.count - 1)
+        return {name: sharding.gather_rows(kept[own], self.rows)[: self.count] for name, kept in self.kept.items()}

@@ -1,11 +1,111 @@
-"""How a method reads its config: every field by name, every value checked before anything is computed."""
+"""How a method reads its config: every field by name, every value checked before anything is computed.
 
+The settings of a method are the fields of its dataclass. A field's name is the name in `config.model`, `config.train`
+or the top of the config; its annotation is its check:
+
+    @dataclass(frozen=True)
+    class RD(Method):
+        teacher: FrozenBackbone
+        loss_kind: Literal["flattened", "pixel"]     # config.model.loss_kind, one of the two
+        learning_rate: Positive                      # config.train.learning_rate, a number above 0
+        decay_at: Share | None                       # config.train.decay_at, from 0 to 1, or None
+        epochs: Count                                # config.train.epochs, a whole number of at least 1
+
+    read(RD, config, teacher=frozen_backbone(config))
+"""
+
+import dataclasses
+import types
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
 from jaxad.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+GROUPS = ("model", "train")
+
+
+@dataclass(frozen=True)
+class Within:
+    """The numbers that a setting allows: from `low` (without it where `above`) to `high`."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    above: bool = False
+
+
+Count = Annotated[int, Within(1)]
+Whole = Annotated[int, Within(0)]
+Positive = Annotated[float, Within(0, above=True)]
+NonNegative = Annotated[float, Within(0)]
+Share = Annotated[float, Within(0, 1)]
+Dtype = Literal["float32", "bfloat16"]  # of computations; parameters are float32
+
+
+def read(settings: type[T], config: ConfigDict, **given: Any) -> T:
+    """An instance of the dataclass: the fields in `given`, and every other one from the config.
+
+    Raises:
+      UserError: a field is missing in the config, or its value is not what the annotation allows; the message names it.
+    """
+    hints = get_type_hints(settings, include_extras=True)
+    names = [field.name for field in dataclasses.fields(settings) if field.name not in given]  # type: ignore[arg-type]
+    return settings(**given, **{name: _checked(config, _place(config, name), hints[name]) for name in names})
+
+
+def _place(config: ConfigDict, name: str) -> str:
+    """Where the config has the setting: "model.sigma", "train.epochs", "dtype"."""
+    fields: Any = config  # ConfigDict's types are known at run time only
+    for group in GROUPS:
+        if group in fields and name in fields[group]:
+            return f"{group}.{name}"
+    return name if name in fields else f"{GROUPS[0]}.{name}"
+
+
+def _checked(config: ConfigDict, field: str, hint: Any) -> Any:
+    """The value of a field, checked against a type annotation."""
+    optional = get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+    if optional:
+        (hint,) = (one for one in get_args(hint) if one is not type(None))
+        if setting(config, field) is None:
+            return None
+    limits = Within()
+    if get_origin(hint) is Annotated:
+        hint, limits = get_args(hint)
+    if get_origin(hint) is Literal:
+        return choice(config, field, get_args(hint))
+    if hint in (int, float):
+        return number(config, field, limits.low, limits.high, whole=hint is int, above=limits.above, optional=optional)
+    value = setting(config, field)
+    if get_origin(hint) is tuple:
+        return _checked_tuple(field, value, get_args(hint))
+    if type(value) is not hint:
+        raise UserError(f"config.{field} is {value!r}; expected {_NAMES.get(hint, hint.__name__)}")
+    return value
+
+
+_NAMES = {bool: "True or False", str: "a text"}
+
+
+def _checked_tuple(field: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple whose elements are checked: `tuple[Count, ...]` is not empty, `tuple[Count, Count]` holds two."""
+    length = None if hints[-1] is Ellipsis else len(hints)
+    if not isinstance(value, tuple) or not value or (length and len(value) != length):
+        raise UserError(f"config.{field} is {value!r}; expected {length or 'one or more'} values, such as (1, 2)")
+    kinds = hints if length else hints[:1] * len(value)
+    for place, (one, hint) in enumerate(zip(value, kinds, strict=True)):
+        _check_element(field, place, one, hint)
+    return value
+
+
+def _check_element(field: str, place: int, value: Any, hint: Any) -> None:
+    try:
+        _checked(ConfigDict({"element": value}), "element", hint)
+    except UserError as error:
+        raise UserError(str(error).replace("config.element", f"config.{field}[{place}]", 1)) from None
 
 
 def setting(config: ConfigDict, field: str) -> Any:
@@ -38,7 +138,7 @@ def choice(config: ConfigDict, field: str, allowed: Iterable[str]) -> Any:
 def number(
     config: ConfigDict,
     field: str,
-    low: float,
+    low: float = float("-inf"),
     high: float = float("inf"),
     *,
     whole: bool = False,
@@ -53,7 +153,7 @@ def number(
       optional: None is allowed.
 
     Raises:
-      UserError: it is no number, or out of range.
+      UserError: it is not a number, or out of range.
     """
     value: Any = setting(config, field)
     if value is None and optional:
@@ -61,6 +161,8 @@ def number(
     is_number = type(value) is int or (type(value) is float and not whole)
     if is_number and value is not None and low <= value <= high and not (above and value == low):
         return value
-    limits = f"{'above' if above else 'of at least'} {low}" + f" and at most {high}" * (high != float("inf"))
-    what = f"a {'whole ' * whole}number {limits}{', or None' * optional}"
-    raise UserError(f"config.{field} is {value!r}; expected {what}")
+    lower = f" {'above' if above else 'of at least'} {low:g}" * (low != float("-inf"))
+    upper = f"{' and' * bool(lower)} {'at most' if lower else 'of at most'} {high:g}" * (high != float("inf"))
+    raise UserError(
+        f"config.{field} is {value!r}; expected a {'whole ' * whole}number{lower}{upper}{', or None' * optional}"
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -83,6 +84,25 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def set_precision(precision: str) -> None:
+    """How exact products of float32 arrays are in this process, on devices that can trade exactness for speed.
+
+    Args:
+      precision: `config.precision`: "highest" is float32, "high" TF32 or three passes of bfloat16, "default" what the
+        platform finds fastest.
+    """
+    jax.config.update("jax_default_matmul_precision", precision)
+
+
+def gather_rows(rows: np.ndarray, batch: int) -> np.ndarray:
+    """The rows of all processes, each of which read its own part of every batch of `batch` rows, in global order."""
+    if jax.process_count() == 1:
+        return rows
+    parts = np.asarray(multihost_utils.process_allgather(rows))
+    cut = parts.reshape(len(parts), -1, batch // len(parts), *rows.shape[1:])
+    return cut.swapaxes(0, 1).reshape(-1, *rows.shape[1:])
+
+
 def make_mesh(model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """All devices as a ("data", "model") mesh; `model` devices share one copy of the partitioned parameters.
 
@@ -132,6 +152,21 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, PartitionSpec]],
     return jax.tree.map(place, path_names(tree, prefix), tree)
 
 
+def beside_parameters(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
+    """Where an optimizer's state lives: moments beside the parameter they belong to, counts everywhere."""
+    places: dict[tuple, Any] = dict(traverse_util.flatten_dict(trained))
+
+    def place(path, leaf):
+        keys = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        for length in range(len(keys), 0, -1):
+            owner = places.get(keys[-length:])
+            if owner is not None and owner.shape == np.shape(leaf):
+                return owner.sharding
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, optimizer_state)
+
+
 def put(tree: Any, where: Any) -> Any:
     """Host arrays, the same in every process, to the devices of their shardings."""
 
@@ -147,8 +182,8 @@ def put(tree: Any, where: Any) -> Any:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
-    """One batch to the devices: each process gives its part of the rows, or, with `whole`, all of them and every device
-    holds them.
+    """Puts one batch on the devices: each process gives its part of the rows, or, with `whole`, all rows, which every
+    device then holds.
     """
     spec = PartitionSpec() if whole else PartitionSpec("data")
     sharding = NamedSharding(mesh, spec)

@@ -15,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
-from jaxad import sharding
+from jaxad import features, sharding
 from jaxad.checkpoint import Checkpoints, Progress, Restored, after
-from jaxad.data.pipeline import evaluation_batches, training_iterator
+from jaxad.data.batches import DeviceBatches, PreparedImages, normalise, rows_per_batch, training_iterator
 from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
-from jaxad.method import Fit, Method, Train, Variables
-from jaxad.prediction import Batches, normalise, rows_a_batch
+from jaxad.method import WITH_MASKS, Fit, Images, Method, Train, Variables
+from jaxad.optimizers import learning_rates
+from jaxad.trees import merge, split_by_path, with_leaves
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,16 @@ class Run:
 
     Attributes:
       splits: name of a stage's `data` -> its images.
+      workdir: the model's folder.
+      batch_size: images in a batch of a pass or of predictions.
       evaluate: variables -> metrics of the test images, called every `evaluate_every` epochs; 0 for never.
-      feature_bytes: budget of cached features (in memory, on disk).
+      feature_bytes: budget of cached features, in memory and on disk.
     """
 
     method: Method
     mesh: Mesh
     seed: int
-    splits: Mapping[str, Any]
+    splits: Mapping[str, Images]
     checkpoints: Checkpoints
     log: MetricLog
     workdir: Path
@@ -58,33 +60,42 @@ class Run:
     def key(self, stage: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.seed), stage)
 
-    def split(self, stage: Train | Fit) -> Any:
-        if stage.data not in self.splits:
-            raise UserError(
-                f"stage {stage.name!r} needs {stage.data!r} images: name a data set for them in config.{stage.data}"
-            )
-        split = self.splits[stage.data]
-        if not len(split):
-            raise UserError(f"stage {stage.name!r}: there is no image in {stage.data!r}")
-        return split
+    def images(self, data: str, stage: str) -> Images:
+        """The images that a stage asks for.
+
+        Raises:
+          UserError: there are none; the message says which config field brings them.
+        """
+        images = self.splits.get(data)
+        if images is None or not len(images):
+            remedy = {
+                "auxiliary": "name a data set in config.auxiliary.name",
+                "validation": "set config.threshold.holdout (zero-shot: config.auxiliary.holdout) above 0",
+            }.get(data, "look at config.dataset.train_split and config.dataset.where")
+            raise UserError(f"stage {stage!r} needs {data!r} images and there are none: {remedy}")
+        return images
+
+    def batches(self, images: Images, **more: Any) -> DeviceBatches:
+        """The images in order, on the devices."""
+        return DeviceBatches(
+            images, rows_per_batch(self.batch_size, self.mesh), self.mesh, self.method.normalization, **more
+        )
 
 
 def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress]:
-    """All stages from a restored checkpoint (or the beginning) on; returns the final variables and the progress.
+    """Runs all stages from a restored checkpoint, or from the beginning; returns the final variables and the progress.
 
     Raises:
       UserError: a checkpoint does not fit the method, the loss is not finite, or the disk is full.
     """
     if restored is None:
-        variables, leaves, progress = run.method.init(jax.random.key(run.seed)), [], Progress()
+        restored = Restored(run.method.init(jax.random.key(run.seed)), [], Progress())
     else:
-        variables, leaves, progress = restored
-        logger.info(
-            "Resuming stage %d after batch %d from %s", progress.stage + 1, progress.step, run.checkpoints.directory
-        )
+        progress, folder = restored.progress, run.checkpoints.directory
+        logger.info("Resuming stage %d after batch %d from %s", progress.stage + 1, progress.step, folder)
         run.log.rewind(progress.total)
-    variables = place(run, variables)
-    stages = run.method.stages(len(run.splits["train"]))
+    variables, leaves, progress = restored
+    variables, stages = place(run, variables), run.method.stages()
     for index in range(progress.stage, len(stages)):
         stage, started = stages[index], time.perf_counter()
         if isinstance(stage, Train):
@@ -113,31 +124,24 @@ class State(NamedTuple):
 
 
 def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: Progress) -> tuple[Variables, Progress]:
-    """A stage driven by gradients, from `progress` to its end."""
-    source = run.split(stage)
-    per_epoch, total = stage.steps_per_epoch(len(source)), stage.total_steps(len(source))
-    if not per_epoch:
-        raise UserError(
-            f"stage {stage.name!r}: {len(source)} training images make no whole batch of {stage.batch_size}: "
-            "set --config.train.batch_size lower"
-        )
+    """Runs a stage driven by gradients, from `progress` to its end."""
+    images = run.images(stage.data, stage.name)
+    per_epoch, total = stage.steps_per_epoch(len(images)), stage.total_steps(len(images))
+    iterated = stage
     if stage.features is not None:
-        source = cache_features(run, stage, variables, source)
-    state, frozen, best = begin(run, stage, variables, leaves, progress)
-    batches = training_iterator(
-        source,
-        batch_size=stage.batch_size,
-        seed=run.seed + progress.stage,
-        steps=total,
-        drop_last=stage.drop_last,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        parts=run.mesh.shape["data"],
-    )
+        every = run.batches(images, progress=f"{stage.name}: features")
+        cached = features.cached(stage, variables, every, run.feature_bytes, run.workdir / "features")
+        if cached is not None:
+            images = cached
+            iterated = replace(stage, prepare=cached.prepared(stage.prepare)) if stage.prepare else stage
+    batches = training_iterator(iterated, images, run.seed + progress.stage, run.mesh)
+    optimizer = stage.optimizer(total)
+    state, frozen, best = begin(run, stage, optimizer, variables, leaves, progress)
     if progress.iterator is not None:
         batches.set_state(progress.iterator)
-    update = jax.jit(functools.partial(training_step, stage, run.method.normalization), donate_argnums=0)
-    key, watch, before = run.key(progress.stage), LossWatch(stage, source, run), progress.total - progress.step
+    step_of = functools.partial(training_step, stage, optimizer, run.method.normalization)
+    update = jax.jit(step_of, donate_argnums=0)
+    key, watch, before = run.key(progress.stage), LossWatch(stage, images, run), progress.total - progress.step
     bar = tqdm(total=total, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0)
     for step in range(progress.step, total):
         batch = dict(next(batches))
@@ -164,19 +168,29 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     return state.variables(frozen), replace(progress, best=None, best_epoch=0)
 
 
-def begin(run: Run, stage: Train, variables: Variables, leaves: list, progress: Progress) -> tuple[State, Any, Any]:
+def begin(
+    run: Run,
+    stage: Train,
+    optimizer: optax.GradientTransformation,
+    variables: Variables,
+    leaves: list,
+    progress: Progress,
+) -> tuple[State, Any, Any]:
     """State before the first step (or as a checkpoint has it), frozen parameters, (trained, rest) of the best epoch."""
-    trained, frozen = select(variables["params"], stage.trainable)
+    trained, frozen = split_by_path(variables["params"], stage.trainable)
+    if not trained:
+        known = ", ".join(list(variables["params"])[:5])
+        raise ValueError(f"stage {stage.name!r} trains no parameter: its `trainable` accepts none below {known}")
     rest = {name: value for name, value in variables.items() if name != "params"}
-    optimizer = jax.jit(stage.optimizer.init)(trained)
+    moments = jax.jit(optimizer.init)(trained)
     best = None if progress.best is None else (trained, rest)
     if leaves:
-        saved = refill({"optimizer": optimizer, "best": best}, leaves, stage.name)
-        optimizer, best = saved["optimizer"], saved["best"]
+        saved = with_leaves({"optimizer": moments, "best": best}, leaves, stage.name)
+        moments, best = saved["optimizer"], saved["best"]
         if best is not None:
             best = sharding.put(best, jax.tree.map(lambda leaf: leaf.sharding, (trained, rest)))
-    optimizer = sharding.put(optimizer, like(optimizer, trained, run.mesh))
-    return State(trained, rest, optimizer), frozen, best
+    moments = sharding.put(moments, sharding.beside_parameters(moments, trained, run.mesh))
+    return State(trained, rest, moments), frozen, best
 
 
 def end_epoch(
@@ -185,24 +199,28 @@ def end_epoch(
     """Measures what the run and the stage ask for; returns progress and (trained, rest) of the best epoch."""
     variables = state.variables(frozen)
     if run.evaluate is not None and run.evaluate_every and epoch % run.evaluate_every == 0 and not last:
-        found = run.evaluate(variables)
-        progress = replace(progress, metrics=(*progress.metrics, {"total": progress.total, "epoch": epoch, **found}))
-        run.log.write(progress.total, {f"test/{name}": value for name, value in found.items()})
-        logger.info("Epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        measured = run.evaluate(variables)
+        progress = replace(progress, metrics=(*progress.metrics, {"total": progress.total, "epoch": epoch, **measured}))
+        run.log.write(progress.total, {f"test/{name}": value for name, value in measured.items()})
+        logger.info("Epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in measured.items()))
     if stage.monitor is not None:
-        held_out = run.splits["validation"]
-        rows = rows_a_batch(run.batch_size, run.mesh)
-        value = float(stage.monitor(variables, Batches(held_out, rows, run.mesh, run.method.normalization)))
+        held_out = run.images("validation", stage.name)
+        if stage.prepare is not None:
+            held_out = PreparedImages(held_out, stage.prepare, run.seed)
+        value = float(stage.monitor(variables, run.batches(held_out, masks=True)))
         run.log.write(progress.total, {f"{stage.name}/monitor": value})
         if progress.best is None or value > progress.best:
             progress = replace(progress, best=value, best_epoch=epoch)
-            best = jax.tree.map(jnp.copy, (state.trained, state.rest))  # the next step gives up the state's memory
+            best = jax.tree.map(jnp.copy, (state.trained, state.rest))  # the next step donates the state's buffers
     return progress, best
 
 
-def training_step(stage: Train, normalization, state: State, frozen, batch, key) -> tuple[State, dict[str, Array]]:
+def training_step(
+    stage: Train, optimizer: optax.GradientTransformation, normalization, state: State, frozen, batch, key
+) -> tuple[State, dict[str, Array]]:
     """One batch: one optimizer step, or several where the stage cuts its batches."""
     batch = normalise(batch, normalization)
+    batch = features.with_features(stage, state.variables(frozen), batch)
 
     def step(state: State, batch_and_key) -> tuple[State, dict[str, Array]]:
         small, key = batch_and_key
@@ -211,9 +229,10 @@ def training_step(stage: Train, normalization, state: State, frozen, batch, key)
             return stage.loss({**state.rest, "params": merge(frozen, trained)}, small, key)
 
         (value, (updates, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.trained)
-        changes, optimizer = stage.optimizer.update(gradients, state.optimizer, state.trained)
+        changes, moments = optimizer.update(gradients, state.optimizer, state.trained)
         trained = optax.apply_updates(state.trained, changes)
-        return State(trained, merge(state.rest, updates), optimizer), {"loss": value, **metrics}
+        logged = {"loss": value, "gradient_norm": optax.global_norm(gradients), **learning_rates(moments), **metrics}
+        return State(trained, merge(state.rest, updates), moments), logged
 
     if stage.minibatches is None:
         return step(state, (batch, key))
@@ -225,86 +244,28 @@ def training_step(stage: Train, normalization, state: State, frozen, batch, key)
 
 
 def fit(run: Run, stage: Fit, variables: Variables, leaves: list, progress: Progress) -> tuple[Variables, Progress]:
-    """A stage that is one pass over the data in a fixed order, from `progress` to its end."""
-    source = run.split(stage)
-    rows = rows_a_batch(run.batch_size, run.mesh)
-    steps = math.ceil(len(source) / rows)
-    carry = stage.start(variables, len(source), rows)
+    """Runs a stage that is one pass over the data in a fixed order, from `progress` to its end."""
+    images = run.images(stage.data, stage.name)
+    batches = run.batches(images, masks=stage.data in WITH_MASKS, start=progress.step, progress=stage.name)
+    carry = stage.start(variables, len(images), batches.rows)
     if leaves:
-        carry = refill(carry, leaves, stage.name)
+        carry = with_leaves(carry, leaves, stage.name)
     where = sharding.shardings(run.mesh, carry, run.method.partition, prefix="carry")
     carry = sharding.put(carry, where)
-
-    def step_of(variables, carry, batch, step):
-        return stage.update(variables, carry, normalise(batch, run.method.normalization), step)
-
-    update = jax.jit(step_of, donate_argnums=1, out_shardings=where)
-    batches = evaluation_batches(
-        source, rows, process_index=jax.process_index(), process_count=jax.process_count(), start=progress.step
-    )
-    begin = progress.total - progress.step
-    with tqdm(
-        total=steps, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0
-    ) as bar:
-        for step, batch in enumerate(batches, progress.step):
-            carry = update(variables, carry, sharding.put_batch(run.mesh, batch), np.int32(step))
-            progress = replace(progress, step=step + 1, total=begin + step + 1)
-            bar.update()
-            if progress.total % run.checkpoint_every == 0:
-                run.checkpoints.save(variables, carry, progress)
+    update = jax.jit(stage.update, donate_argnums=1, out_shardings=where)
+    before = progress.total - progress.step
+    for step, batch in enumerate(batches, progress.step):
+        carry = update(variables, carry, batch, np.int32(step))
+        progress = replace(progress, step=step + 1, total=before + step + 1)
+        if progress.total % run.checkpoint_every == 0:
+            run.checkpoints.save(variables, carry, progress)
     try:
-        variables = stage.finish(variables, carry, len(source), run.key(progress.stage))
+        variables = stage.finish(variables, carry, len(images), run.key(progress.stage))
     except NotFiniteError as error:
         raise UserError(
-            f"stage {stage.name!r}: {error} ({', '.join(source.ids[i] for i in error.images[:5])})"
+            f"stage {stage.name!r}: {error} ({', '.join(images.ids[i] for i in error.images[:5])})"
         ) from error
     return place(run, variables), progress
-
-
-def select(params: Any, trainable: Callable[[str], bool]) -> tuple[Any, Any]:
-    """The parameters cut in two nested dicts: those whose path is trained, and the rest."""
-    flat = traverse_util.flatten_dict(params, sep="/")
-    trained = {path: leaf for path, leaf in flat.items() if trainable(path)}
-    frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
-    if not trained:
-        raise ValueError(
-            "no parameter is trained by this stage: its `trainable` accepts none of " + ", ".join(list(flat)[:5])
-        )
-    nest = functools.partial(traverse_util.unflatten_dict, sep="/")
-    return nest(trained), nest(frozen)
-
-
-def merge(base: Any, changes: Any) -> Any:
-    """A nested dict with the leaves of `changes` in place of, or beside, those of `base`."""
-    if not isinstance(changes, Mapping) or not isinstance(base, Mapping):
-        return changes
-    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in changes.items()}}
-
-
-def refill(tree: Any, leaves: list, stage: str) -> Any:
-    """`tree` with a checkpoint's arrays in place of its own."""
-    own = jax.tree.leaves(tree)
-    shapes = [(np.shape(leaf), np.shape(saved)) for leaf, saved in zip(own, leaves, strict=False)]
-    if len(own) != len(leaves) or any(a != b for a, b in shapes):
-        raise UserError(
-            f"the checkpoint's state of stage {stage!r} does not fit this config: start in another --workdir"
-        )
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def like(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
-    """Where the optimizer's state lives: moments beside the parameter they belong to, counts everywhere."""
-    places: dict[tuple, Any] = dict(traverse_util.flatten_dict(trained))
-
-    def place(path, leaf):
-        keys = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-        for length in range(len(keys), 0, -1):
-            owner = places.get(keys[-length:])
-            if owner is not None and owner.shape == np.shape(leaf):
-                return owner.sharding
-        return NamedSharding(mesh, PartitionSpec())
-
-    return jax.tree_util.tree_map_with_path(place, optimizer_state)
 
 
 class LossWatch:
@@ -312,8 +273,8 @@ class LossWatch:
     finite.
     """
 
-    def __init__(self, stage: Train, source: Any, run: Run):
-        self.stage, self.source, self.run = stage, source, run
+    def __init__(self, stage: Train, images: Images, run: Run):
+        self.stage, self.images, self.run = stage, images, run
         self.waiting: tuple[Progress, np.ndarray, dict] | None = None
         self.clock = time.perf_counter()
 
@@ -332,7 +293,7 @@ class LossWatch:
         (progress, index, metrics), self.waiting = self.waiting, None
         values = {name: float(value) for name, value in metrics.items()}
         if not math.isfinite(values["loss"]):
-            ids = ", ".join(str(self.source.ids[i]) for i in index)
+            ids = ", ".join(str(self.images.ids[i]) for i in index)
             raise UserError(
                 f"stage {self.stage.name!r}: the loss is {values['loss']} at step {progress.step}, images {ids}: "
                 "lower the learning rate or look at these images; the last checkpoint is kept"
@@ -341,99 +302,6 @@ class LossWatch:
             now = time.perf_counter()
             speed = len(index) * self.run.log_every / max(now - self.clock, 1e-9)
             self.clock = now
-            extra = {} if progress.step == 1 else {"images_per_second": speed}
-            self.run.log.write(
-                progress.total, {f"{self.stage.name}/{name}": v for name, v in {**values, **extra}.items()}
-            )
-
-
-class FeatureSource:
-    """The cached frozen features of a split's images, read as a split is."""
-
-    def __init__(self, split: Any, features: Any):
-        self.split, self.features, self.ids = split, features, split.ids
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        item = {key: value for key, value in self.split[i].items() if key != "image"}
-        return {**item, "features": jax.tree.map(lambda array: array[i], self.features)}
-
-
-class FeaturesOnTheFly(FeatureSource):
-    """The same where no budget holds the features: computed whenever an image is asked for."""
-
-    def __init__(self, split: Any, compute: Callable[[dict], Any]):
-        super().__init__(split, None)
-        self.compute = compute
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        item = dict(self.split[i])
-        features = self.compute({key: np.asarray(value)[None] for key, value in item.items()})
-        item.pop("image")
-        return {**item, "features": jax.tree.map(lambda array: array[0], features)}
-
-
-def cache_features(run: Run, stage: Train, variables: Variables, split: Any) -> FeatureSource:
-    """Runs the frozen part once an image; the result is kept in memory, else on disk, else computed when asked for.
-
-    Raises:
-      UserError: a feature is not finite; the message names the image.
-    """
-
-    frozen_part = stage.features
-    assert frozen_part is not None
-
-    @jax.jit
-    def compute(variables, batch):
-        return frozen_part(variables, normalise(batch, run.method.normalization))
-
-    rows, where = rows_a_batch(run.batch_size, run.mesh), (jax.process_index(), jax.process_count())
-    batches = evaluation_batches(split, rows, process_index=where[0], process_count=where[1])
-    title, steps = f"{stage.name}: features", math.ceil(len(split) / rows)
-    features, done = None, 0
-    for batch in tqdm(batches, total=steps, desc=title, unit="batch", disable=where[0] > 0):
-        found = sharding.to_host(compute(variables, sharding.put_batch(run.mesh, batch)))
-        if features is None:
-            size = sum(leaf.nbytes / rows for leaf in jax.tree.leaves(found)) * len(split)
-            memory, disk = run.feature_bytes
-            if size > memory + disk:
-                logger.warning("Features of %.1f GiB are over the budget of config.features", size / 2**30)
-                return on_the_fly(compute, variables, split)
-            folder = None if size <= memory else run.workdir / "features"
-            features = jax.tree.map(functools.partial(allocate, len(split), folder), found)
-        take = min(rows, len(split) - done)
-        check_finite(stage, split, found, done, take)
-        for kept, new in zip(jax.tree.leaves(features), jax.tree.leaves(found), strict=True):
-            kept[done : done + take] = new[:take]
-        done += take
-    return FeatureSource(split, features)
-
-
-def check_finite(stage: Train, split: Any, features: Any, first: int, count: int) -> None:
-    for leaf in jax.tree.leaves(features):
-        bad = ~np.isfinite(leaf[:count]).reshape(count, -1).all(1)
-        if bad.any():
-            raise UserError(
-                f"stage {stage.name!r}: the features of {split.ids[first + int(np.argmax(bad))]} are not finite: "
-                "look at this image and at the weights of config.backbone"
-            )
-
-
-def on_the_fly(compute: Callable, variables: Variables, split: Any) -> FeaturesOnTheFly:
-    """The source without a cache; training gives up the memory of the variables it changes, so it keeps a copy."""
-    copy = jax.tree.map(jnp.copy, variables)
-    return FeaturesOnTheFly(split, lambda batch: sharding.to_host(compute(copy, batch)))
-
-
-def allocate(count: int, folder: Path | None, like: np.ndarray) -> np.ndarray:
-    """Room for `count` rows of the form of `like`: in memory, or in an unnamed file of `folder`."""
-    shape = (count, *like.shape[1:])
-    if folder is None:
-        return np.empty(shape, like.dtype)
-    import tempfile
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder) as file:  # the file goes with the last reference to it
-        return np.memmap(file, like.dtype, "w+", shape=shape)
+            if progress.step > 1:
+                values["images_per_second"] = speed
+            self.run.log.write(progress.total, {f"{self.stage.name}/{name}": value for name, value in values.items()})

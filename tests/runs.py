@@ -13,17 +13,12 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-SMALL = {
-    "backbone.name": "resnet18",
-    "backbone.weights": "random",
-    "input.size": (64, 64),
-    "model.pretrain_dim": 32,
-    "model.target_dim": 32,
-    "evaluation.batch_size": 4,
-    "log.every_steps": 1,
-}
-RADL = {**SMALL, "train.epochs": 6, "train.batch_size": 4, "checkpoint.every_steps": 3}
-PATCHCORE = {**SMALL, "model.coreset_ratio": 0.05, "model.projection_dim": 16, "checkpoint.every_steps": 2}
+SMALL = {"backbone.weights": "random", "input.size": (64, 64), "evaluation.batch_size": 4, "log.every_steps": 1}
+RESNET = {**SMALL, "backbone.name": "resnet18"}
+PATCHES = {**RESNET, "model.pretrain_dim": 32, "model.target_dim": 32}
+TRAINED = {"train.epochs": 3, "train.batch_size": 4, "checkpoint.every_steps": 2}
+RADL = {**PATCHES, "train.epochs": 6, "train.batch_size": 4, "checkpoint.every_steps": 3}
+PATCHCORE = {**PATCHES, "model.coreset_ratio": 0.05, "model.projection_dim": 16, "checkpoint.every_steps": 2}
 
 
 def write_photographs(path: Path, train: int = 10, good: int = 4, bad: int = 4, masks: bool = True) -> Path:

@@ -1,11 +1,11 @@
 """What each factor of imaging heterogeneity alone does to a method's I-AUROC and AUPRO.
 
-python -m jaxad.main --config=configs/benchmarks/heterogeneity.py:patchcore_lite --workdir=runs/heterogeneity
-python -m jaxad.main --config=configs/benchmarks/heterogeneity.py:radl_lite/magnetic_tile --workdir=runs/corruptions
+python -m jaxad.main --config=configs/benchmarks/heterogeneity.py:patchcore,lite --workdir=runs/heterogeneity
+python -m jaxad.main --config=configs/benchmarks/heterogeneity.py:radl,lite/magnetic_tile --workdir=runs/corruptions
 
-The argument is the name of a method's config file, and after a slash the data set. On mirad_mini, the default, the same
-scenes are photographed again with one factor varied, and nodes are held out of training; on any other data set the test
-images are corrupted. --config.benchmark.only=factors leaves the nodes out.
+The argument is METHOD[,VARIANT...][/DATA[/CATEGORY]]: a config file, its variants, and the data set. On mirad_mini, the
+default, the same scenes are photographed again with one factor varied, and nodes are held out of training; on any other
+data set the test images are corrupted. --config.benchmark.only=factors leaves the nodes out.
 """
 
 import importlib
@@ -13,27 +13,38 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from jaxad.config import split_variant
 from jaxad.errors import UserError, did_you_mean
 
+METHODS = Path(__file__).parent.parent
+GRAMMAR = "METHOD[,VARIANT...][/DATA[/CATEGORY]]"
 FACTORS = ("view", "illumination", "resolution", "background", "motion", "noise")
 NODES = range(1, 7)
 SEVERITIES = (1, 3, 5)
 
 
-def get_config(argument: str = "patchcore_lite") -> ConfigDict:
-    method, _, dataset = argument.partition("/")
-    known = [path.stem for path in Path(__file__).parent.parent.glob("*.py") if path.stem not in ("__init__", "common")]
+def get_config(argument: str = "patchcore,lite") -> ConfigDict:
+    chosen, _, dataset = argument.partition("/")
+    method, *variants = chosen.split(",")
+    known = [path.stem for path in METHODS.glob("*.py") if path.stem not in ("__init__", "common")]
     if method not in known:
+        found = split_variant(METHODS / f"{method}.py")
         near = did_you_mean(method, known)
-        raise UserError(f"{argument!r}: there is no configs/{method}.py; expected METHOD or METHOD/DATA.{near}")
+        if found:
+            near = f" Did you mean {argument.replace(method, f'{found[0].stem},{found[1]}', 1)!r}?"
+        raise UserError(f"{argument!r}: there is no configs/{method}.py; expected {GRAMMAR}.{near}")
+    if "," in dataset:
+        raise UserError(
+            f"{argument!r}: {dataset!r} has a comma; expected {GRAMMAR}, with several categories joined by '+'"
+        )
     name, slash, category = (dataset or "mirad_mini").partition("/")
     rendered = name == "mirad_mini"
     base = importlib.import_module(f"configs.{method}")
-    config = base.get_config(("mirad_mini_factors" if rendered else name) + slash + category)
+    config = base.get_config(",".join([("mirad_mini_factors" if rendered else name) + slash + category, *variants]))
     trained = config.protocol != "zero_shot"
     config.benchmark = ConfigDict()
-    config.benchmark.title = f"Imaging heterogeneity: {method} on {dataset or name}"
-    config.benchmark.only = ""  # names of figures, separated by commas; "" is all of them
+    config.benchmark.title = f"Imaging heterogeneity: {chosen} on {dataset or name}"
+    config.benchmark.only = ""  # names of figures, separated by commas; "" means all
     if rendered:
         config.benchmark.cells = (*_factors(trained), *(_nodes() if trained else ()))
         config.benchmark.figures = (FACTOR_FIGURE, NODE_FIGURE) if trained else (FACTOR_FIGURE,)

@@ -1,4 +1,4 @@
-"""BTAD: three products of a factory, from close by (Mishra et al. 2021), with pixel masks."""
+"""BTAD: close-ups of three industrial products (Mishra et al. 2021), with pixel masks."""
 
 from datasets_tfds.archives import Source
 from datasets_tfds.layout import Counts, LayoutBuilder, categories
@@ -19,10 +19,10 @@ _HOW = (
 
 
 class Builder(LayoutBuilder):
-    """TFDS builder; one config a product. Any mask value above 0 is a defect."""
+    """TFDS builder; one config per product. Any mask value above 0 is a defect."""
 
     HOMEPAGE = "https://github.com/pankajmishra000/VT-ADL"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"A download is tried; where that fails: {_HOW}."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"A download is tried first; if it fails: {_HOW}."
     BUILDER_CONFIGS = categories(PUBLISHED)
     PUBLISHED = PUBLISHED
     SOURCE = Source("btad.zip", _URL, _URL)

@@ -1,4 +1,4 @@
-"""CVC-ClinicDB: frames of colonoscopies with polyps and their masks (Bernal et al. 2015)."""
+"""CVC-ClinicDB: frames of colonoscopies that show polyps, with masks (Bernal et al. 2015)."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from datasets_tfds.paired_folders import paired_photographs
 _FOLDERS = (("Original", "Ground Truth"), ("images", "masks"))
 _HOW = (
     "register at polyp.grand-challenge.org/CVCClinicDB and set config.dataset.manual_dir to the folder with Original "
-    "and 'Ground Truth' (or images and masks), 612 files of equal names in each"
+    "and 'Ground Truth' (or images and masks), 612 files with the same names in each"
 )
 
 

@@ -1,4 +1,4 @@
-"""CVC-ColonDB: frames of colonoscopies with polyps and their masks (Bernal et al. 2012), 380 of them."""
+"""CVC-ColonDB: frames of colonoscopies that show polyps, with masks (Bernal et al. 2012)."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from datasets_tfds.paired_folders import paired_photographs
 _FOLDERS = (("images", "masks"),)
 _HOW = (
     "get it from its authors (vi.cvc.uab.es/colon-qa/cvccolondb) and set config.dataset.manual_dir to the folder with "
-    "images and masks, 380 files of equal names in each"
+    "images and masks, 380 files with the same names in each"
 )
 
 

@@ -1,4 +1,4 @@
-"""DTD: Describable Textures Dataset (Cimpoi et al. 2014), what synthetic defects are filled with."""
+"""DTD: Describable Textures Dataset (Cimpoi et al. 2014), whose textures fill synthetic defects."""
 
 import sys
 from pathlib import Path
@@ -30,17 +30,17 @@ _HOW = (
     "or its content, images/CLASS/CLASS_NNNN.jpg with 47 classes from banded to zigzagged"
 )
 
-# TFDS has a builder of this name, with other splits; where a program uses that one, this one is not found by name.
+# TFDS has a builder of this name, with other splits; where a program has loaded it, this one is not found by name.
 _NAME_IS_TAKEN = "tensorflow_datasets.image_classification.dtd" in sys.modules
 
 
 class Builder(PhotographBuilder, skip_registration=_NAME_IS_TAKEN):
-    """TFDS builder; one split, `train`, with every texture: normal ones, for there are no defects."""
+    """TFDS builder; one split, `train`, with every texture. All are normal, since there are no defects."""
 
     HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Downloaded, or by hand: {_HOW}."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Downloaded automatically, or by hand: {_HOW}."
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="dtd", description="All textures.")]  # noqa: RUF012
-    FACTORS = {"texture": tfds.features.Text(doc="The class, polka-dotted for instance.")}  # noqa: RUF012
+    FACTORS = {"texture": tfds.features.Text(doc="The class, for instance polka-dotted.")}  # noqa: RUF012
 
     def photographs(self, manual_dir: Path | None):
         root = raw_folder("dtd", manual_dir, Path(self.data_dir_root) / "downloads", is_root, ARCHIVE, _HOW)

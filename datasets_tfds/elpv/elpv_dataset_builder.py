@@ -18,7 +18,7 @@ _HOW = (
 
 
 class Builder(PhotographBuilder):
-    """TFDS builder; one config a cell type."""
+    """TFDS builder; one config per cell type."""
 
     HOMEPAGE = "https://github.com/zae-bayern/elpv-dataset"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The photographs come with a Python package: {_HOW}."
@@ -60,7 +60,7 @@ def _raw_folder(manual_dir: Path | None) -> Path:
 
 
 def _labels(file: Path, cell_type: str) -> list[tuple[str, float]]:
-    """(image's path, defect probability) of the cells of one type."""
+    """(image path, defect probability) of each cell of one type."""
     labels = []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         fields = line.split()

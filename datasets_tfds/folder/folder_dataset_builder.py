@@ -1,4 +1,4 @@
-"""A user's own photographs, in folders as MVTec AD has them."""
+"""A user's own photographs, in MVTec AD's layout."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ LAYOUT = "expected PATH/train/good, PATH/test/good, PATH/test/DEFECT and PATH/gr
 
 @dataclasses.dataclass(eq=False)
 class FolderConfig(tfds.core.BuilderConfig):
-    """One category; the name holds a fingerprint of the files, so that a changed folder is prepared anew.
+    """One category; the name holds a fingerprint of the files, so that a changed folder is prepared again.
 
     Attributes:
       path: the category's folder.
@@ -32,11 +32,11 @@ def folder_configs(path: str | Path) -> dict[str, FolderConfig]:
     """The categories at `path`, by name: `path` itself if it has a folder `train`, else each folder in it that has one.
 
     Raises:
-      UserError: no such folder, or no category in it.
+      UserError: there is no such folder, or no category in it.
     """
     root = Path(os.path.abspath(Path(path).expanduser()))  # links keep their names
     if not root.is_dir():
-        raise UserError(f"config.dataset.path is {str(path)!r}, which is no folder; {LAYOUT}")
+        raise UserError(f"config.dataset.path is {str(path)!r}, which is not a folder; {LAYOUT}")
     folders = [root] if (root / "train").is_dir() else [f for f in folders_in(root) if (f / "train").is_dir()]
     if not folders:
         raise UserError(f"no folder 'train' in {root}, nor in any folder in it; {LAYOUT}, or a folder of such folders")
@@ -44,12 +44,12 @@ def folder_configs(path: str | Path) -> dict[str, FolderConfig]:
 
 
 class Builder(PhotographBuilder):
-    """TFDS builder of one category; made with a config of `folder_configs`."""
+    """TFDS builder of one category; made with a config from `folder_configs`."""
 
     def _create_builder_config(self, builder_config, version=None):
         del version
         if not isinstance(builder_config, FolderConfig):
-            raise UserError("the data set 'folder' is made with a config of folder_configs(path)")
+            raise UserError("the data set 'folder' needs a config from folder_configs(path)")
         return builder_config
 
     @property
@@ -70,8 +70,8 @@ class Builder(PhotographBuilder):
         test = labelled_images(path / "test", root, [masks / "test", masks])
         if defective := sorted({p.defect_type for p in train if p.label}):
             raise UserError(
-                f"{path / 'train'} has the folder {defective[0]!r}: training photographs are normal, in a folder named "
-                f"{', '.join(NORMAL_NAMES[:-1])} or {NORMAL_NAMES[-1]}; move defective ones to {path / 'test'}"
+                f"{path / 'train'} has the folder {defective[0]!r}: training photographs must be normal, in a folder "
+                f"named {', '.join(NORMAL_NAMES[:-1])} or {NORMAL_NAMES[-1]}; move defective ones to {path / 'test'}"
             )
         for split, photographs in (("train", train), ("test", test)):
             if not photographs:

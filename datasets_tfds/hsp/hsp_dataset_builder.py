@@ -7,7 +7,7 @@ PUBLISHED = {"hsp": Counts(200, 50, 50)}  # training images, normal and anomalou
 _HOW = (
     "expected hsp/train/good, hsp/test/good, hsp/test/DEFECT and, if you have masks, hsp/ground_truth/DEFECT; the "
     "photographs belong to the authors of RADL (doi.org/10.1109/ACCESS.2023.3324314) and are not published: set "
-    "config.dataset.manual_dir to the folder you have from them"
+    "config.dataset.manual_dir to the folder that you got from them"
 )
 
 

@@ -1,4 +1,4 @@
-"""Masks from the polygons that LabelMe, a program for annotation, writes as JSON."""
+"""Masks from the polygons that LabelMe, an annotation tool, writes as JSON."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from jaxad.errors import UserError
 
 
 def draw_mask(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The mask that a LabelMe file describes: True in its polygons, rectangles and circles, rims included.
+    """The mask that a LabelMe file describes: True in its polygons, rectangles and circles, outlines included.
 
     Args:
       file: the JSON file.
       size: height and width of the image.
 
     Raises:
-      UserError: no LabelMe file, a shape without an area, or drawn on an image of another size.
+      UserError: not a LabelMe file, a shape without an area, or shapes drawn on an image of another size.
     """
     try:
         content = json.loads(read_bytes(file))
@@ -30,14 +30,16 @@ def draw_mask(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
             for shape in content["shapes"]
         ]
         if not all(math.isfinite(value) for _, points in shapes for point in points for value in point):
-            raise ValueError("a coordinate is no finite number")
+            raise ValueError("a coordinate is not a finite number")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{file} is no LabelMe file ({reason}): expected an object with shapes and points") from error
+        raise UserError(
+            f"{file} is not a LabelMe file ({reason}): expected an object with shapes and points"
+        ) from error
     if drawn_on != size:
         raise UserError(
-            f"mask {file} was drawn on an image of {drawn_on[1]}x{drawn_on[0]} pixels, its image has "
-            f"{size[1]}x{size[0]} (after EXIF rotation): draw it anew on that image"
+            f"mask {file} was drawn on an image of {drawn_on[1]}x{drawn_on[0]} pixels, but its image has "
+            f"{size[1]}x{size[0]} (after EXIF rotation): redraw it on that image"
         )
     mask = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(mask)
@@ -53,7 +55,7 @@ def draw_mask(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
         else:
             raise UserError(
-                f"{file} holds the shape {kind!r} of {len(points)} points: expected polygons of three points or more, "
-                "rectangles and circles of two"
+                f"{file} holds the shape {kind!r} with {len(points)} points: expected polygons with three points or "
+                "more, or rectangles and circles with two"
             )
     return np.asarray(mask)

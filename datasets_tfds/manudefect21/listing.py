@@ -1,4 +1,4 @@
-"""ManuDefect-21 by a list of its images, split.csv or meta.json."""
+"""ManuDefect-21 as described by a list of its images, split.csv or meta.json."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ def read_list(file: Path, category: str) -> dict[str, list[Photograph]]:
     """The photographs of one category by split, train and test; paths in the list are relative to its folder.
 
     Raises:
-      UserError: what is wrong with the file, by line (CSV) or entry (JSON, from 0).
+      UserError: something in the file is wrong; the message names the line (CSV) or the entry (JSON, counted from 0).
     """
     root = file.parent
     splits: dict[str, list[Photograph]] = {"train": [], "test": []}
@@ -48,9 +48,9 @@ def _defect_type(row: Mapping[str, str], where: str) -> str:
     by_label = {"0": "good", "1": "anomaly"}.get(row["label"].strip()) or defect_type_of(row["label"], where)
     if by_label not in ("good", "anomaly"):
         raise UserError(f"{where}: label is {row['label']!r}; expected good or anomaly, 0 or 1")
-    told = row["defect"].strip()
-    if by_label == "good" or not told:
+    stated = row["defect"].strip()
+    if by_label == "good" or not stated:
         return by_label
-    if defect_type_of(told, where) == "good":
-        raise UserError(f"{where}: label is {row['label']!r} but defect is {told!r}; expected a type of defect")
-    return defect_type_of(told, where)
+    if defect_type_of(stated, where) == "good":
+        raise UserError(f"{where}: label is {row['label']!r} but defect is {stated!r}; expected a type of defect")
+    return defect_type_of(stated, where)

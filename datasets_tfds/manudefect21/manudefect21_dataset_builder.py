@@ -1,7 +1,7 @@
 """ManuDefect-21: surface-mounted components, normal and defective ones in both splits, with pixel masks.
 
-Yang, Cao and Duan, Applied Sciences 2025, 15, 10885. The paper's training set is `train` and `validation` together: a
-tenth of each label, chosen by a hash of the image ids, is for the selection of models.
+Yang, Cao and Duan, Applied Sciences 2025, 15, 10885. The paper's training set is `train` and `validation` together;
+`validation`, for model selection, is a tenth of each label, chosen by a hash of the image ids.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from jaxad.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Table 3: training images, good ones of them, anomalous ones of them, good test images, anomalous test images.
+# Table 3: training images, the good and the anomalous ones among them, good and anomalous test images.
 PUBLISHED = {
     "ALUMINUM_CAPACITOR": (505, 496, 9, 214, 4),
     "BGA": (794, 611, 183, 262, 79),
@@ -45,7 +45,7 @@ _HOW = (
 
 
 class Builder(PhotographBuilder):
-    """TFDS builder; one config a category. Any mask value above 0 is a defect, in JPEG masks any above 127."""
+    """TFDS builder; one config per category. Any mask value above 0 is a defect, in JPEG masks any above 127."""
 
     HOMEPAGE = "https://www.mdpi.com/2076-3417/15/20/10885"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"No public address of the photographs is known: {_HOW}."
@@ -74,9 +74,9 @@ class Builder(PhotographBuilder):
 
 
 def hold_out(photographs: Sequence[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
-    """(train, validation), each with the normal ones first: a tenth of each label, at least one where there are two.
+    """(train, validation), each with the normal ones first; a tenth of each label is held out, at least one of two.
 
-    Which ones depends on the image ids only: those of the smallest SHA-256.
+    The choice depends on the image ids only: those with the smallest SHA-256 are held out.
     """
     held_out: set[str] = set()
     for label in (0, 1):
@@ -111,9 +111,9 @@ def _check_counts(category: str, splits: Mapping[str, Sequence[Photograph]]) -> 
 
 
 def _is_root(folder: Path, manual_dir: Path | None) -> bool:
-    """Whether it holds the categories, splits with the categories in them, or a list."""
+    """Whether the folder holds the categories, splits with the categories in them, or a list."""
     own = folder == manual_dir or folder.name.lower().replace("-", "").replace("_", "") == "manudefect21"
-    if own and _list_in(folder):  # others' folders have a meta.json, too
+    if own and _list_in(folder):  # folders of other data sets may have a meta.json, too
         return True
     around = [folder, *(f for f in (_child(folder, split) for split in ("train", "test")) if f)]
     return any(category_of(f.name) for each in around for f in folders_in(each))
@@ -124,14 +124,14 @@ def _list_in(root: Path) -> Path | None:
 
 
 def _child(folder: Path, name: str) -> Path | None:
-    """The folder in `folder` of that name, in whatever case."""
+    """The folder of that name in `folder`, in upper or lower case."""
     return next((f for f in folders_in(folder) if f.name.lower() == name), None)
 
 
 def _category_folder(folder: Path, category: str) -> Path | None:
     found = [f for f in folders_in(folder) if category_of(f.name) == category]
     if len(found) > 1:
-        raise UserError(f"two folders of the category {category}: {found[0]} and {found[1]}; put them together")
+        raise UserError(f"two folders of the category {category}: {found[0]} and {found[1]}; merge them")
     return found[0] if found else None
 
 
@@ -157,7 +157,7 @@ def _in_folders(root: Path, category: str) -> dict[str, list[Photograph]]:
 
 
 def _labelled(folder: Path, root: Path, truths: Sequence[Path]) -> list[Photograph]:
-    """The photographs of one split; masks are in the first of `truths` with a folder of that type, or beside them."""
+    """The photographs of one split; masks are in the first of `truths` with a folder of that type, or beside images."""
     photographs = []
     for type_folder in folders_in(folder):
         if type_folder.name.lower() == "ground_truth":
@@ -179,7 +179,7 @@ def _labelled(folder: Path, root: Path, truths: Sequence[Path]) -> list[Photogra
 
 
 def _masks(truths: Sequence[Path], defect_type: str) -> dict[Path, list[Path]]:
-    """The masks of one type by their path without suffix, below the type's folder in the first of `truths` with one."""
+    """The masks of one type by their path, without suffix, in the type's folder of the first of `truths` with one."""
     masks: dict[Path, list[Path]] = {}
     for type_folder in (f for truth in truths for f in folders_in(truth)):
         if defect_type_of(type_folder.name, str(type_folder)).lower() == defect_type.lower():

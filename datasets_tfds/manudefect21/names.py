@@ -1,4 +1,4 @@
-"""What categories and types of defects are called, and where the mask of an image may lie."""
+"""The names of categories and types of defects, and the places where the mask of an image may be."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _ALIASES = {"AL_CAPACITOR": "ALUMINUM_CAPACITOR", "ALUMINIUM_CAPACITOR": "ALUMIN
 
 
 def category_of(name: str) -> str | None:
-    """The published name of what people may write as "Aluminium capacitors"; None for other names."""
+    """The published name of a category, however it is written ("Aluminium capacitors"); None for other names."""
     name = name.strip().upper().replace("-", "_").replace(" ", "_")
     for each in (name, name.removesuffix("S")):
         each = _ALIASES.get(each, each)
@@ -36,22 +36,29 @@ def category_of(name: str) -> str | None:
 
 
 def defect_type_of(name: str, where: str) -> str:
-    """What a folder or a list calls `name`: "good", "anomaly" where no type is told, or the type of defect.
+    """What `name` stands for in a folder or a list: "good", "anomaly" if it names no type, or the type of defect.
+
+    Args:
+      where: the folder or the place in the list, for errors.
 
     Raises:
-      UserError: positive or negative, at `where`: which of them are the defective ones is anybody's guess.
+      UserError: the name is positive or negative: data sets differ in which of the two is defective.
     """
     lower = name.strip().lower()
     if lower in ("positive", "negative"):
         raise UserError(
-            f"{where} calls images {name!r}: the paper's positive ones are normal, those of others defective; "
-            "name normal ones good, defective ones anomaly or by their type of defect"
+            f"{where} calls images {name!r}: the paper's positive images are normal, those of others are defective; "
+            "name normal ones good, and defective ones anomaly or by their type of defect"
         )
     return "good" if lower in NORMAL_NAMES else "anomaly" if lower in ANOMALY_NAMES else name.strip()
 
 
 def find_mask(image: Path, among: Sequence[Path], looked_in: str) -> Path:
-    """The mask of an image: the one `among` those found in `looked_in`, else NAME_mask.* or NAME.json beside it.
+    """The mask of an image: the one in `among`, or else NAME_mask.* or NAME.json beside the image.
+
+    Args:
+      among: the masks of that image that were found in `looked_in`.
+      looked_in: where that is, for errors.
 
     Raises:
       UserError: there is none, or there are two.

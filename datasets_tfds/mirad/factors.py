@@ -1,4 +1,4 @@
-"""How each photograph was taken: the features of MIRAD and of what is made like it, and the file that states them."""
+"""How each photograph was taken: the features of MIRAD and of data sets like it, and the file that lists them."""
 
 import csv
 import io
@@ -26,26 +26,26 @@ IMAGING: Mapping[str, Any] = {
 
 
 def unknown(factors: Mapping[str, Any] = IMAGING) -> dict[str, str | int | float]:
-    """The factors of an image of which nothing is known: "" and 0."""
+    """The factors of an image about which nothing is known: "" and 0."""
     return {name: _parser(feature)("") for name, feature in factors.items()}
 
 
 def read_factors(
     category_folder: Path, factors: Mapping[str, Any] = IMAGING
 ) -> dict[str, dict[str, str | int | float]]:
-    """The factors that `factors.csv` in a category's folder states.
+    """The factors that `factors.csv` in a category's folder lists.
 
-    The file has a line of names, `image` and any of `factors`, and a line an image. What it does not state is "" or 0.
+    The file has a header (`image` and any of `factors`) and one line per image. What it leaves out is "" or 0.
 
     Args:
-      category_folder: holds train, test and, perhaps, factors.csv.
-      factors: features by name: texts, and types of NumPy numbers.
+      category_folder: holds train, test and possibly factors.csv.
+      factors: the features by name: texts, or NumPy types of numbers.
 
     Returns:
-      Factors by name, all of them, by the image's path relative to the folder; nothing where there is no such file.
+      All factors by name, for each image by its path relative to the folder; empty where there is no such file.
 
     Raises:
-      UserError: a column that is no factor, an image named twice, a number that is none.
+      UserError: a column is not a factor, an image is named twice, or a value is not a number.
     """
     file = category_folder / FILE
     if not file.is_file():
@@ -73,7 +73,7 @@ def read_factors(
         row = {name: field.strip() for name, field in zip(columns, fields, strict=True)}
         image = row.pop("image")
         if image in found:
-            raise UserError(f"{line}: {image} is named a second time; expected one line an image")
+            raise UserError(f"{line}: {image} is named a second time; expected one line per image")
         found[image] = unknown(factors)
         for name, value in row.items():
             try:
@@ -84,7 +84,7 @@ def read_factors(
 
 
 def _parser(feature: Any) -> Any:
-    """From a field's text to the feature's type; an empty field is "" or 0."""
+    """The function from a field's text to the feature's type; an empty field is "" or 0."""
     kind = np.dtype(getattr(feature, "np_dtype", feature))
     if np.issubdtype(kind, np.integer):
         return lambda text: int(text or 0)

@@ -10,7 +10,7 @@ from datasets_tfds.layout import Counts, LayoutBuilder, categories
 from datasets_tfds.mirad.factors import FILE, IMAGING, read_factors, unknown
 from jaxad.errors import UserError
 
-# Training images, normal and anomalous test images (the paper's table of the data).
+# Training images, normal and anomalous test images (the paper's table of the data set).
 PUBLISHED = {
     "building_block": Counts(262, 57, 158),
     "chain_buckle": Counts(197, 81, 141),
@@ -33,14 +33,14 @@ _HOW = (
 
 
 class Builder(LayoutBuilder):
-    """TFDS builder; one config a product.
+    """TFDS builder; one config per product.
 
-    No label of node, lighting, view or background is published: these features are empty, unless the user's own
-    factors.csv in a category's folder says more.
+    No labels of node, lighting, view or background are published: these features are empty unless the user adds a
+    factors.csv to a category's folder.
     """
 
     HOMEPAGE = "https://github.com/wu33learn/MIRAD"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"A download is tried; where that fails: {_HOW}."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"A download is tried first; if it fails: {_HOW}."
     BUILDER_CONFIGS = categories(PUBLISHED)
     FACTORS = IMAGING
     PUBLISHED = PUBLISHED
@@ -56,7 +56,7 @@ class Builder(LayoutBuilder):
         }
 
     def mask_folder(self, ground_truth: Path, defect: str) -> Path | None:
-        """The release does not say whether masks lie in a folder below ground_truth."""
+        """The defect's folder in ground_truth or ground_truth itself; the release does not say which has the masks."""
         below = super().mask_folder(ground_truth, defect)
         return below if below is not None and images_in(below) else ground_truth
 

@@ -19,7 +19,7 @@ class Background:
     """A table surface on a square grid, x to the right, y downwards.
 
     Attributes:
-      albedo: linear RGB reflectance in 0..1; of a metal, its mirror reflectance.
+      albedo: linear RGB reflectance in 0..1; for a metal, its mirror reflectance.
       gloss: 0 matt to 1 highly polished.
       metal: 0 or 1.
       slope: change of height along x and y, in mm per mm.
@@ -51,7 +51,7 @@ def wood(rng: np.random.Generator, size: int, pitch: float) -> Background:
     light, dark = _WOODS[rng.integers(len(_WOODS))]
     light, dark = (_colour(colour) * rng.uniform(0.85, 1.15) for colour in (light, dark))
 
-    # A seam between two boards, on one table of three within the field.
+    # A seam between two boards, which on one table in three is within the field of view.
     seam = rng.uniform(-90, 90)
     board = (across > seam).astype(np.float32)
     drift = fractal(rng, shape, exponent=3.2, shortest=12 / pitch, longest=80 / pitch, stretch=5, angle=angle)
@@ -205,7 +205,7 @@ def _strokes(
     width: tuple[float, float],
     length: tuple[float, float],
 ) -> Field:
-    """Straight hairlines of random place, direction and strength, faint towards their ends."""
+    """Straight hairlines at random places, in random directions and strengths, fading towards their ends."""
     field = np.zeros((size, size), np.float32)
     half = size * pitch / 2
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What a generated folder looks like on one page: a column a node, two rows a family, outlines around defects.
+"""A generated folder on one page: one column per node, two rows per family, outlines around defects.
 
 python -m datasets_tfds.mirad_mini.contact_sheet FOLDER docs/mirad_mini.jpg
 """
@@ -21,7 +21,7 @@ OUTLINE = (255, 0, 200)
 
 
 def contact_sheet(folder: Path) -> Image.Image:
-    """Of the first normal and the first anomalous test image that each node took of each family.
+    """The first normal and the first anomalous test image that each node took of each family, side by side.
 
     Raises:
       UserError: a family, or an image of a node, is missing.

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from datasets_tfds.mirad_mini.design import Change
 from datasets_tfds.mirad_mini.surface import Grid, Surface, covered, local, polygon, tapered, union
 
-# Differences beyond these are seen: mm, share of a sample, square root of reflectance, gloss, metal.
+# Differences beyond these are visible: mm, share of a sample, square root of reflectance, gloss, metal.
 HEIGHT_MM, COVER, TONE, GLOSS, METAL = 0.08, 0.3, 0.06, 0.25, 0.4
 
 
@@ -20,13 +20,13 @@ class Defect:
 
     Attributes:
       kind: one of DEFECTS.
-      change: of a logical defect, and of a part in a wrong colour; None for damage.
-      variant: of the damage, as "pit" or "through" for a hole.
-      x, y, angle: of the damage, mm from the middle of the grid and degrees.
-      size_mm: its extent.
-      strength: contrast or depth, 1 at difficulty 1.
+      change: what is wrong, for a logical defect or a part in a wrong colour; None for damage.
+      variant: the type of damage, for instance "pit" or "through" for a hole.
+      x, y, angle: place of the damage in mm from the middle of the grid, and its direction in degrees.
+      size_mm: extent of the damage.
+      strength: factor of its contrast or depth.
       colour: linear RGB of a stain or a patch.
-      seed: of its shape.
+      seed: for the shape of the damage.
     """
 
     kind: str
@@ -62,7 +62,7 @@ def closed(mask: Bool[np.ndarray, "size size"]) -> Bool[np.ndarray, "size size"]
 
 
 def damaged(surface: Surface, g: Grid, defect: Defect) -> Surface:
-    """The surface with one structural defect; what is further away than the defect reaches stays as it is."""
+    """The surface with one structural defect; whatever the defect does not reach stays as it is."""
     reach = g.extent if defect.variant == "band" else defect.size_mm * 1.6 + 1.0
     window, where = g.window((defect.x, defect.y), reach)
     names = ("height", "cover", "albedo", "gloss", "metal")
@@ -76,7 +76,7 @@ def damaged(surface: Surface, g: Grid, defect: Defect) -> Surface:
 
 
 def _blot(g: Grid, defect: Defect, rng: np.random.Generator, roughness: float) -> np.ndarray:
-    """Signed distance, about, to an irregular round shape of the defect's size."""
+    """Approximate signed distance to an irregular round shape of the defect's size."""
     x, y = local(g, (defect.x, defect.y), defect.angle)
     around, radius = np.arctan2(y, x), np.hypot(x, y * np.float32(rng.uniform(1, 1.5)))
     edge = np.zeros_like(radius)
@@ -110,7 +110,7 @@ def _scratch(surface: Surface, g: Grid, defect: Defect, rng: np.random.Generator
     burr = np.float32(0.06) * np.exp(-(((groove - 0.15) / 0.1) ** 2)) * surface.cover
     cut = covered(groove, g.pitch) * surface.cover
     light = surface.albedo.mean(-1, keepdims=True)
-    # Stress whitens dark plastic; a bright one shows dirt in the groove.
+    # Stress whitens dark plastic; bright plastic shows dirt in the groove.
     colour = np.where(light < 0.35, surface.albedo * 0.45 + 0.42, surface.albedo * np.float32(0.4))
     surface = _mix(surface, cut * np.float32(min(0.75 * defect.strength, 0.95)), colour, 0.12)
     return replace(surface, height=np.maximum(surface.height - depth + burr, 0))
@@ -175,7 +175,7 @@ def _chip(surface: Surface, g: Grid, defect: Defect, rng: np.random.Generator) -
 
 
 def _resampled(surface: Surface, columns: np.ndarray, rows: np.ndarray) -> Surface:
-    """Each sample taken from (rows, columns) further on, bilinearly."""
+    """Each sample taken from (rows, columns) further on, by bilinear interpolation."""
     high, wide = surface.height.shape
     row = np.clip(np.arange(high)[:, None] + rows, 0, high - 1.001)
     column = np.clip(np.arange(wide)[None, :] + columns, 0, wide - 1.001)
@@ -193,7 +193,7 @@ def _resampled(surface: Surface, columns: np.ndarray, rows: np.ndarray) -> Surfa
 
 
 def _colour_error(surface: Surface, g: Grid, defect: Defect, rng: np.random.Generator) -> Surface:
-    """A patch in another colour, or a band across the product, the texture of the right one kept."""
+    """A patch or a band across the product in another colour, with the texture of the right colour."""
     if defect.variant == "band":
         y = local(g, (defect.x, defect.y), defect.angle)[1]
         shape = np.abs(y) - np.float32(0.2 * defect.size_mm)

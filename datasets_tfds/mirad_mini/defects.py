@@ -34,11 +34,12 @@ def draw_defects(
     """Draws the defects of one product.
 
     Args:
-      difficulty: 0.5 easy to 2 hard; size and contrast of the damage and how far parts are moved fall with it.
+      difficulty: 0.5 (easy) to 2 (hard); the more difficult, the smaller and fainter the damage, and the less far parts
+        are moved.
       compound: the probability of two or three defects, of different kinds.
 
     Returns:
-      the defects; at difficulty 1 and below each of them is seen on the finished product.
+      The defects; at difficulty 1 and below, each of them is visible on the finished product.
     """
     perfect = build(design, pitch=COARSE_MM)
     count = int(rng.integers(2, 4)) if rng.random() < compound else 1
@@ -58,10 +59,10 @@ def draw_defects(
 def draw_defect(
     design: Design, kind: str, rng: np.random.Generator, difficulty: float = 1.0, perfect: Surface | None = None
 ) -> Defect | None:
-    """One defect of a kind that is seen on the product, None if the design has nowhere for it.
+    """One visible defect of a kind; None if no place for it is found on the product.
 
     Args:
-      perfect: `build(design, pitch=COARSE_MM)` where that is at hand.
+      perfect: `build(design, pitch=COARSE_MM)`, if already at hand.
     """
     if kind not in kinds(design.family):
         return None
@@ -76,7 +77,7 @@ def draw_defect(
         surface = build(design, (defect,), COARSE_MM)
         seen = float(differing(perfect, surface).sum()) * COARSE_MM**2
         marked = float(surface.defect.sum()) * COARSE_MM**2
-        # A symmetric symbol that is mirrored, or a 0 that is turned, is none.
+        # A symmetric symbol that is mirrored, or a 0 that is turned, is no defect.
         if seen >= max(smallest, 0.2 * marked) and marked <= largest:
             return defect
     return None
@@ -91,7 +92,7 @@ def _candidate(
             return None
         change = options[int(rng.integers(len(options)))]
         if change.action == "moved":
-            # The measures of a family's fault are the least that is seen as one.
+            # A family's fault states the smallest displacement that is seen as one.
             far = float(rng.uniform(1.35, 2.2)) / difficulty**0.5
             x, y = turned(change.x * far, 0, float(rng.uniform(0, 360)))
             angle = change.angle * float(rng.uniform(1.25, 2.05)) * float(rng.choice([-1, 1])) / difficulty**0.5
@@ -101,7 +102,7 @@ def _candidate(
 
 
 def _place(rng: np.random.Generator, perfect: Surface, margin_mm: float) -> tuple[float, float]:
-    """A place on the product, not on its ring, with product all about it as far as `margin_mm` if there is such."""
+    """A place on the product, at least `margin_mm` from its outline where the product is large enough."""
     solid = (perfect.cover > 0.9) & (perfect.metal * (perfect.height > 0) < 2)
     inner = solid
     for _ in range(round(margin_mm / perfect.pitch)):
@@ -129,14 +130,14 @@ def _colour_at(perfect: Surface, place: tuple[float, float]) -> np.ndarray:
 
 
 def _unlike(rng: np.random.Generator, colour: np.ndarray, options, apart: float) -> tuple[float, float, float]:
-    """One of the options that differs in tone from a colour by `apart` or, failing that, the one that does most."""
+    """One of the options that differ in tone from a colour by more than `apart`; failing that, the most different."""
     distances = [float(np.abs(np.sqrt(option) - np.sqrt(colour)).max()) for option in options]
     far = [option for option, distance in zip(options, distances, strict=True) if distance > apart]
     return tuple(far[int(rng.integers(len(far)))] if far else options[int(np.argmax(distances))])
 
 
 def _common(rng: np.random.Generator, difficulty: float, low: float, high: float) -> dict:
-    """Size in mm, drawn between two at difficulty 1, strength, direction and seed."""
+    """Size in mm (between `low` and `high` at difficulty 1), strength, direction and seed."""
     return {
         "size_mm": float(rng.uniform(low, high)) / difficulty**0.6,
         "strength": float(rng.uniform(1.4, 2.1)) / difficulty**0.6,

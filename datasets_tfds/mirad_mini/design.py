@@ -1,4 +1,4 @@
-"""What a design is, how its parts may be altered, and what a family of designs says of itself."""
+"""What a design is, how its parts may be altered, and what a family of designs provides."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ class Design:
 
     Attributes:
       family: name of the family.
-      colour, partner: names in the palette; the symbol is in the partner, which follows from the colour it stands on.
+      colour, partner: names in the palette; the symbol has the partner colour, which follows from that behind it.
       shape, pattern: names within the family.
       symbol: what is printed, embossed or engraved; "" if nothing is.
       size_mm: largest extent of the body, without a ring.
@@ -24,7 +24,7 @@ class Design:
       thickness_mm: of the body.
       numbers: further measures, by name.
       choices: further choices, by name.
-      seed: of the harmless variation: tolerances, texture, dust.
+      seed: for the harmless variation: tolerances, texture, dust.
     """
 
     family: str
@@ -52,7 +52,7 @@ class Design:
         }
 
     def stream(self, purpose: int) -> np.random.Generator:
-        """Random numbers for one purpose, independent of what the others use."""
+        """Random numbers for one purpose, independent of those for the others."""
         return np.random.default_rng((self.seed, purpose))
 
 
@@ -61,10 +61,10 @@ class Change:
     """A part that is not as designed.
 
     Attributes:
-      part: its name within the family, as "stud 3".
+      part: its name within the family, for instance "stud 3".
       action: "missing", "moved", "mirrored", "turned" (upside down), "recoloured" or "replaced".
-      x, y, angle: of "moved": mm and degrees.
-      value: of "recoloured" a colour's name, of "replaced" the other symbol.
+      x, y, angle: how far the part is "moved", in mm and degrees.
+      value: the name of the colour if "recoloured", the other symbol if "replaced".
     """
 
     part: str
@@ -76,7 +76,7 @@ class Change:
 
 
 class Changes:
-    """The changes of a product by part; a family asks it about each part while it builds."""
+    """The changes of a product by part; a family asks about each part while it builds the product."""
 
     def __init__(self, changes: tuple[Change, ...] = ()):
         self._changes = changes
@@ -119,10 +119,10 @@ class Family:
     """A family of designs.
 
     Attributes:
-      draw: a new design.
-      relief: the surface of a design whose parts are changed, and where each part that a change may concern lies.
-      faults: by kind of logical defect, the changes that would be one; of "moved", x and angle are
-        how far at difficulty 1, in any direction.
+      draw: draws a new design.
+      relief: the surface of a design with changed parts, and where each part that can be changed lies.
+      faults: the changes that make a logical defect, by kind of defect; x and angle of a "moved" part are the smallest
+        displacement that is seen as a defect, in any direction.
     """
 
     draw: Callable[[np.random.Generator], Design]

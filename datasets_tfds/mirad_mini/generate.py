@@ -1,9 +1,9 @@
-"""Individualised products in MIRAD's raw layout, made up from a seed.
+"""Individualised products in MIRAD's raw layout, generated from a seed.
 
     python -m datasets_tfds.mirad_mini.generate FOLDER --images 100 --difficulty 1.5
 
 What stands in the frame (products, defects, places) and how it is photographed (node, light, pose, ...) are drawn from
-two streams of random numbers, so that the same scene can be photographed in another way.
+two separate streams of random numbers, so that the same scene can be photographed in another way.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from datasets_tfds.mirad_mini.render import render
 from jaxad.errors import UserError, did_you_mean
 from jaxad.imaging.decoding import encode_mask
 
-VERSION = "1.0.0"  # of the pictures: the same version and settings give the same ones
+VERSION = "1.0.0"  # of the pictures: the same version and settings give the same pictures
 
 SEVERAL = 0.3  # share of frames with two products or more (MIRAD: over 30 %)
 COMPOUND = 0.38  # share of defective products with several defects (MIRAD)
-DESIGNS = 6  # of a family, each made again and again with its tolerances (MIRAD: ten of its rabbits)
+DESIGNS = 6  # per family, each made again and again within its tolerances (MIRAD: ten designs of rabbits)
 JPEG_QUALITY = 95
 
 IMAGING_NUMBERS = tuple(f.name for f in dataclasses.fields(Imaging) if f.type == "float" or f.type is float)
@@ -46,7 +46,7 @@ How = Callable[[np.random.Generator, int], Imaging]
 
 @dataclass(frozen=True)
 class Scene:
-    """What stands in the frame; `seed` decides on what is random about the table and the sensor."""
+    """What stands in the frame; `seed` decides whatever is random about the table and the sensor."""
 
     designs: tuple[Design, ...]
     defects: tuple[tuple[Defect, ...], ...]
@@ -63,9 +63,9 @@ class Part:
     """One split: `good` normal and `anomalous` anomalous images.
 
     Attributes:
-      name: of its folder.
+      name: its folder's name.
       scenes: splits with the same word show the same scenes.
-      imaging: (random numbers, image's number) -> how it is photographed.
+      imaging: (random numbers, the image's number) -> how the image is photographed.
     """
 
     name: str
@@ -76,18 +76,18 @@ class Part:
 
 
 def by_nodes(rng: np.random.Generator, number: int) -> Imaging:
-    """Each of the six nodes takes its turn."""
+    """The six nodes in turn."""
     return draw_imaging(list(NODES)[number % len(NODES)], rng)
 
 
 def at_reference(rng: np.random.Generator, number: int) -> Imaging:
-    """The one way in which nothing varies."""
+    """The reference imaging, in which nothing varies."""
     del rng, number
     return REFERENCE
 
 
 def varying(*factors: str) -> How:
-    """The reference but for these factors, each over all that the nodes span."""
+    """The reference except for these factors, each varied over everything that the nodes span."""
 
     def imaging(rng: np.random.Generator, number: int) -> Imaging:
         del number
@@ -105,25 +105,25 @@ def mirad_parts(train: int, good: int, anomalous: int) -> list[Part]:
 
 
 def factor_parts(train: int, good: int, anomalous: int) -> list[Part]:
-    """The same scenes under one imaging, with one factor varied, and with all of them varied."""
+    """The same scenes under the reference imaging, with each factor varied, and with all of them varied."""
     ways: dict[str, How] = {"": at_reference, **{f"_{f}": varying(f) for f in FACTORS}, "_mixed": varying(*FACTORS)}
     training = [Part(f"train{way}", train, 0, "train", ways[way]) for way in ("", "_mixed")]
     return training + [Part(f"test{way}", good, anomalous, "test", how) for way, how in ways.items()]
 
 
 def catalogue(family: str, seed: int, designs: int) -> list[Design]:
-    """The designs of a family that customers have ordered, a function of the seed; [] for none in common."""
+    """The designs of a family that customers have ordered, a function of the seed; [] if `designs` is 0."""
     return [draw_design(family, np.random.default_rng([seed, zlib.crc32(family.encode()), i])) for i in range(designs)]
 
 
 def draw_scene(
     family: str, anomalous: bool, rng: np.random.Generator, difficulty: float = 1.0, ordered: Sequence[Design] = ()
 ) -> Scene:
-    """One to four products of a family; in an anomalous frame one of them has defects, the others as a rule none.
+    """One to four products of a family; in an anomalous frame one of them has defects, the others usually have none.
 
     Args:
-      ordered: the designs that products are made by, each product with its own tolerances; () where no two products
-        need have a design in common.
+      ordered: the designs that products are made to, each product with its own tolerances; () for a new design for each
+        product.
     """
     count = int(rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2])) if rng.random() < SEVERAL else 1
     designs = tuple(
@@ -153,38 +153,41 @@ def generate(
     folder: Path, family: str, parts: Sequence[Part], seed: int = 0, difficulty: float = 1.0, designs: int = DESIGNS
 ) -> Path:
     """Writes the splits of one family: FOLDER/FAMILY/SPLIT/{good,anomaly}/NNN.jpg, masks in ground_truth/SPLIT/anomaly,
-    and factors.csv; of MIRAD's two splits the masks lie in ground_truth/anomaly.
+    and factors.csv; where only one split has masks, as in MIRAD, they are in ground_truth/anomaly.
 
-    The family's folder gets its name when it is complete; what a killed run left is removed.
+    The family's folder gets its name only when it is complete; what a killed run left is removed.
 
     Args:
-      difficulty: 0.5 easy to 2 hard: size and contrast of the defects.
-      designs: that the products are made by; 0: each product has its own.
+      difficulty: 0.5 (easy) to 2 (hard): size and contrast of the defects.
+      designs: number of designs that the products are made to; 0 for a design of its own for each product.
 
     Returns:
       FOLDER/FAMILY.
 
     Raises:
-      UserError: no such family, a setting out of range; nothing can be written.
+      UserError: there is no such family, a setting is out of range, the family's folder exists already, or the folder
+        cannot be written.
     """
     if family not in FAMILIES:
         raise UserError(
             f"there is no family {family!r}; expected {', '.join(FAMILIES)}.{did_you_mean(family, FAMILIES)}"
         )
     if difficulty <= 0 or designs < 0:
-        raise UserError(f"difficulty is {difficulty} and designs {designs}; expected above 0, and 0 or more")
+        raise UserError(
+            f"difficulty is {difficulty} and designs is {designs}; expected difficulty > 0 and designs >= 0"
+        )
     if not any(part.good + part.anomalous for part in parts):
-        raise UserError("no image is asked for; expected at least one")
+        raise UserError("no images are asked for; expected at least one")
     final, unfinished = folder / family, folder / f".incomplete-{family}"
     try:
         if final.is_dir():
-            raise UserError(f"{final} exists already: remove it, or name another folder")
+            raise UserError(f"{final} already exists: remove it, or name another folder")
         shutil.rmtree(unfinished, ignore_errors=True)
         ordered = catalogue(family, seed, designs)
         tasks = [task for part in parts for task in _tasks(family, part, seed, difficulty, ordered)]
         masks_by_split = len({part.name for part in parts if part.anomalous}) > 1
         rows = []
-        # threads: NumPy computes outside of Python's lock
+        # threads: NumPy computes outside Python's lock
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = pool.map(lambda task: _save(unfinished, task, masks_by_split), tasks)
             rows.extend(tqdm(made, total=len(tasks), desc=f"rendering {family}", unit=" images"))
@@ -219,12 +222,12 @@ def _tasks(family: str, part: Part, seed: int, difficulty: float, ordered: Seque
                 for stream in (f"scene {part.scenes}", f"imaging {part.name}")
             )
             made = draw_scene(family, kind == "anomaly", scene, difficulty, ordered)
-            # normal and anomalous images are photographed alike: the numbering of both goes through the nodes
+            # normal and anomalous images are photographed alike: both are numbered from 0, and so go through the nodes
             yield _Task(part.name, kind, f"{number:03}", made, part.imaging(imaging, number))
 
 
 def _save(folder: Path, task: _Task, masks_by_split: bool) -> dict[str, str | int | float]:
-    """Renders and writes one image; its line of factors.csv."""
+    """Renders and writes one image; returns its line of factors.csv."""
     image, mask = photograph(task.scene, task.imaging)
     path = folder / task.split / task.kind / f"{task.name}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,17 +273,17 @@ def _imaging_factors(imaging: Imaging) -> dict[str, str | int | float]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Writes individualised products in MIRAD's raw layout.")
-    parser.add_argument("folder", type=Path, help="where to write; one folder a family is made in it")
-    parser.add_argument("--family", action="append", choices=list(FAMILIES), help="may be given again; default: all")
-    parser.add_argument("--images", type=int, default=120, help="training images of a family (default %(default)s)")
+    parser.add_argument("folder", type=Path, help="where to write; each family gets a folder in it")
+    parser.add_argument("--family", action="append", choices=list(FAMILIES), help="may be repeated (default: all)")
+    parser.add_argument("--images", type=int, default=120, help="training images per family (default %(default)s)")
     parser.add_argument("--good", type=int, default=40, help="normal test images (default %(default)s)")
     parser.add_argument("--anomalous", type=int, default=60, help="anomalous test images (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--difficulty", type=float, default=1.0, help="0.5 easy, 1, 2 hard: size and contrast of defects"
     )
-    parser.add_argument("--designs", type=int, default=DESIGNS, help="of a family; 0: each product has its own")
-    parser.add_argument("--factors", action="store_true", help="splits that vary one factor of imaging each")
+    parser.add_argument("--designs", type=int, default=DESIGNS, help="designs per family; 0: each product has its own")
+    parser.add_argument("--factors", action="store_true", help="make splits that each vary one imaging factor")
     given = parser.parse_args(arguments)
     parts = (factor_parts if given.factors else mirad_parts)(given.images, given.good, given.anomalous)
     for family in given.family or FAMILIES:

@@ -165,7 +165,7 @@ def spelled(symbol: str) -> tuple[str, ...]:
 def marks(
     symbol: str, centre: tuple[float, float], height: float, widest: float, angle: float = 0.0, spacing: float = 0.26
 ) -> tuple[Mark, ...]:
-    """Sets a symbol's glyphs in a line about `centre`, as high as `height` mm and no wider than `widest` mm."""
+    """Sets a symbol's glyphs in a line about `centre`, at most `height` mm high and `widest` mm wide."""
     names = spelled(symbol)
     widths = [GLYPHS[name].width for name in names]
     total = sum(widths) + spacing * (len(names) - 1)
@@ -180,7 +180,7 @@ def marks(
 
 
 def marked(g: Grid, placed: Sequence[Mark], weight: float = 0.17, rounding: float = 0.03) -> Distance:
-    """Signed distance in mm to marks, `weight` the pen's width and `rounding` the corners' in units of the height."""
+    """Signed distance in mm to marks; the pen's width `weight` and the corners' `rounding` are parts of the height."""
     distances = [_one(g, mark, weight, rounding) for mark in placed]
     return union(*distances) if distances else np.full((g.size, g.size), 99, np.float32)
 

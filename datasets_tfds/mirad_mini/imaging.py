@@ -1,8 +1,8 @@
 """How a photograph is taken: camera, light, background, motion and noise, and six nodes that differ in all of them.
 
-A node stands for one place of a distributed production: its camera, lamps and table are set up once and vary little
-from photograph to photograph. Directions are degrees counter-clockwise as seen from above, 0 to the right, 90 to the
-top.
+A node stands for one site of a distributed production: its camera, lamps and table are set up once and vary little
+from photograph to photograph. Directions are in degrees, counter-clockwise as seen from above, 0 to the right, 90 to
+the top.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Imaging:
-    """Everything that a photograph depends on besides the scene.
+    """Everything that a photograph depends on apart from the scene.
 
     Attributes:
       node: 1 to 6, or 0 for none of them.
@@ -27,13 +27,14 @@ class Imaging:
       offset_x, offset_y: mm from the table's middle to where the camera points, y downwards.
       light_azimuth, light_elevation: direction of the key light (degrees).
       light_softness: angular radius of the key light (degrees).
-      light_temperature, ambient_temperature, white_balance: kelvin; of the light, and what the camera takes for white.
-      light_intensity: irradiance of the table's middle by all light; 1 shows white paper as bright as it should be.
+      light_temperature, ambient_temperature, white_balance: in kelvin, of the key light, of the ambient light, and of
+        what the camera takes for white.
+      light_intensity: irradiance at the table's middle from all light; 1 shows white paper as bright as it should be.
       ambient_mix: share of that irradiance that comes from all around, 0..1.
       exposure: gain of the camera.
-      motion_length, motion_angle: way (mm on the table) and direction (degrees) of the scene during the exposure.
+      motion_length, motion_angle: how far (mm on the table) and where to (degrees) the scene moves during the exposure.
       motion_rotation: degrees that the scene turns during the exposure, about the picture's middle.
-      electrons: that white sets free in one pixel of the sensor; fewer are noisier.
+      electrons: number that white frees in one pixel of the sensor; fewer are noisier.
       read_noise: standard deviation in electrons.
       lens_blur: standard deviation in pixels.
       vignette: loss of light in the corners, 0..1.
@@ -68,7 +69,7 @@ class Imaging:
 
 REFERENCE = Imaging()
 
-# What each factor of variation sets; together with `node` these are all fields.
+# The fields that each factor of variation sets; with `node`, these are all fields.
 FACTORS: Mapping[str, tuple[str, ...]] = {
     "view": ("tilt", "heading", "roll", "distance", "offset_x", "offset_y"),
     "illumination": (
@@ -92,10 +93,10 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Node:
-    """One place of production: what is fixed there, and the ranges from which the rest is drawn evenly.
+    """One production site: what is fixed there, and the ranges from which the rest is drawn uniformly.
 
-    `linear_motion` and `rotation` are the ranges of the motion during exposure, `moving` the share of photographs with
-    each of them; `ambient_only` is the share that is taken with the key light off, as it happens.
+    `linear_motion` and `rotation` are the ranges of the motion during exposure, `moving` the shares of photographs with
+    each of them; `ambient_only` is the share taken with the key light off.
     """
 
     background: str
@@ -250,7 +251,7 @@ NODES: Mapping[int, Node] = {
         moving=(0.35, 0.35),
         ambient_only=0.25,
     ),
-    # A far camera in a dim hall, paper again, ceiling light only in half of the photographs.
+    # A distant camera in a dim hall, paper again; only the ceiling light in half of the photographs.
     6: Node(
         background="white_paper",
         resolution=200,
@@ -283,10 +284,10 @@ _DRAWN = tuple(
 
 
 def draw_imaging(node: int, rng: np.random.Generator) -> Imaging:
-    """One photograph's imaging at a node, 1 to 6.
+    """Draws the imaging of one photograph at a node, 1 to 6.
 
     Raises:
-      ValueError: for another node.
+      ValueError: there is no such node.
     """
     if node not in NODES:
         raise ValueError(f"node is {node}; nodes are {', '.join(map(str, NODES))}")
@@ -305,7 +306,7 @@ def draw_imaging(node: int, rng: np.random.Generator) -> Imaging:
     offset = rng.uniform(-place.offset, place.offset, size=2)
     drawn["heading"] %= 360.0
     if ambient:
-        # The camera errs about this light as it does about the key light.
+        # The white balance errs for this light as it does for the key light.
         drawn["white_balance"] *= drawn["ambient_temperature"] / drawn["light_temperature"]
         drawn |= {"ambient_mix": 1.0, "light_intensity": 0.7 * drawn["light_intensity"]}
     return Imaging(
@@ -320,12 +321,12 @@ def draw_imaging(node: int, rng: np.random.Generator) -> Imaging:
 
 
 def vary(imaging: Imaging, factor: str, rng: np.random.Generator) -> Imaging:
-    """`imaging` with one factor drawn anew over all that the nodes span: from a node drawn at random, as it is there.
+    """`imaging` with one factor redrawn over everything that the nodes span: as at a node that is drawn at random.
 
     Motion is drawn until there is some, so that the factor acts on every photograph.
 
     Raises:
-      ValueError: for a factor that is not in `FACTORS`.
+      ValueError: the factor is not in `FACTORS`.
     """
     if factor not in FACTORS:
         raise ValueError(f"factor is {factor!r}; factors are {', '.join(FACTORS)}")

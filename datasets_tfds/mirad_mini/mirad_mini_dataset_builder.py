@@ -1,4 +1,4 @@
-"""Made-up individualised products, photographed at six made-up nodes, with exact masks; in MIRAD's raw layout."""
+"""Generated individualised products, photographed at six imaginary nodes, with exact masks; in MIRAD's raw layout."""
 
 import abc
 import dataclasses
@@ -23,12 +23,12 @@ _HOW = (
 
 
 class GeneratedBuilder(PhotographBuilder, skip_registration=True):
-    """A builder of generated products, one config a family: read from manual_dir where it holds the family, else
-    generated to DATA_DIR/downloads/generated.
+    """A builder of generated products, one config per family: read from manual_dir where it holds the family, else
+    generated in DATA_DIR/downloads/generated.
     """
 
     HOMEPAGE = "https://github.com/wu33learn/MIRAD"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Nothing need be downloaded. For other settings: {_HOW}."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Nothing needs to be downloaded. For other settings: {_HOW}."
     VERSION = tfds.core.Version(generate.VERSION)
     RELEASE_NOTES = {generate.VERSION: "First version."}  # noqa: RUF012
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in FAMILIES]  # noqa: RUF012
@@ -75,7 +75,7 @@ class Builder(GeneratedBuilder):
 
 
 def _with_factors(photograph: Photograph, factors: Mapping[str, Mapping], folder: Path) -> Photograph:
-    """The photograph with what factors.csv says of it; its kind of defect, or "compound"."""
+    """The photograph with its factors; its defect type is the kind of its defects, or "compound" if they differ."""
     if photograph.image_id not in factors:
         raise UserError(f"{folder / FILE} does not name {photograph.image_id}; expected {_HOW}")
     known = factors[photograph.image_id]

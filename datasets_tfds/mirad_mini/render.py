@@ -17,7 +17,7 @@ from datasets_tfds.mirad_mini.shading import PIXELS, photograph, temperature_col
 from datasets_tfds.mirad_mini.surface import Surface
 from jaxad.imaging.optics import linear_motion, resample, rotational_motion, sensor_noise, to_srgb
 
-# A pixel is defective if a quarter of its area shows a defect: more would lose defects thinner than a pixel.
+# A pixel is defective if a quarter of its area shows a defect: a larger share would lose defects thinner than a pixel.
 DEFECTIVE_SHARE = 0.25
 
 
@@ -29,16 +29,17 @@ def render(
     The same surfaces, placements and seed are the same scene: two photographs of it differ by `imaging` only.
 
     The mask shows each defect where the camera sees it, on the product or, where a part is missing, on the table. Under
-    motion it is the mask of the middle of the exposure, and besides every pixel that sees a defect for more than half
-    of the exposure. A pixel belongs to it if at least a quarter of its area does.
+    motion it is the mask at the middle of the exposure, plus every pixel that sees a defect for more than half of the
+    exposure. A pixel belongs to the mask if at least a quarter of its area shows a defect.
 
     Args:
       placements: one for each surface.
-      imaging: gives r, its `resolution`, which divides 600.
-      seed: which table of the background's kind and how it lies, the fine texture of surfaces, the sensor's noise.
+      imaging: how the scene is photographed; r is its `resolution`, which divides 600.
+      seed: decides which table of the background's kind and how it lies, the fine texture of surfaces, and the sensor's
+        noise.
 
     Returns:
-      sRGB image, mask.
+      The sRGB image and the mask.
     """
     scene = compose(surfaces, placements, imaging.background, seed)
     reduction = PIXELS // imaging.resolution

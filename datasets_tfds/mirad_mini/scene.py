@@ -1,7 +1,7 @@
 """Products on a table: one height field with the materials of both, and how each point of it sees the light.
 
 The table's grid is square, x to the right, y downwards, z towards the camera, its middle at (0, 0); sample i lies at
-(i + 0.5) * PITCH - EXTENT / 2. It reaches beyond the 60 mm field of view for the sake of leaning cameras.
+(i + 0.5) * PITCH - EXTENT / 2. It reaches beyond the 60 mm field of view for the sake of tilted cameras.
 """
 
 import functools
@@ -22,8 +22,8 @@ EXTENT = 88.0  # mm
 PITCH = 0.1  # mm
 SIZE = 880
 COARSE = 2  # the light's grid is this much coarser
-WIDE = 4  # and that of wide occlusion so much
-TABLES = 2  # of each kind of background: a place of production has its own, and is photographed again and again
+WIDE = 4  # and the grid of wide occlusion this much
+TABLES = 2  # for each kind of background: a production site has its own table, photographed again and again
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scene:
       height: mm above the table.
       product: albedo (3), gloss, metal, slope along x and y, cover.
       table: albedo (3), gloss, metal, slope along x and y.
-      defect: where a product is not as it should be, or is missing.
+      defect: where a product is not as it should be, or a part of it is missing.
     """
 
     height: Float[np.ndarray, "size size"]
@@ -44,7 +44,7 @@ class Scene:
 
 
 def compose(surfaces: Sequence[Surface], placements: Sequence[Placement], background: str, seed: int) -> Scene:
-    """Lays products on a background; `seed` decides on the table of that kind, how it lies, and on fine texture."""
+    """Lays products on a background; `seed` decides which table of that kind, how it lies, and the fine texture."""
     rng = np.random.default_rng(seed)
     table = _table(background, int(rng.integers(TABLES)))
     rows, columns = (slice(None, None, 1 - 2 * int(turn)) for turn in rng.integers(2, size=2))
@@ -67,7 +67,7 @@ def _table(background: str, number: int) -> Float[np.ndarray, "size size 7"]:
 
 
 def _flipped(table: Float[np.ndarray, "size size 7"], rows: slice, columns: slice) -> Float[np.ndarray, "size size 7"]:
-    """The table with its rows or columns backwards, slopes with them."""
+    """The table with its rows or columns reversed, and its slopes with them."""
     flipped = table[rows, columns].copy()
     flipped[..., 5] *= columns.step
     flipped[..., 6] *= rows.step
@@ -109,7 +109,7 @@ def _place(surface: Surface, placement: Placement, height: np.ndarray, material:
 
 
 def _layers(surface: Surface, sharpest: float) -> Float[np.ndarray, "size size 7"]:
-    """Height, albedo (3), gloss, metal, cover, the materials continued beyond the outline for the side walls.
+    """Height, albedo (3), gloss, metal and cover, the materials continued beyond the outline for the side walls.
 
     `sharpest` is how many of the surface's samples one sample of the table's grid spans.
     """
@@ -147,13 +147,13 @@ def _slopes(height: Float[np.ndarray, "size size"]) -> Float[np.ndarray, "size s
 
 def _texture(rng: np.random.Generator, product: Float[np.ndarray, "size size 8"]) -> None:
     """Grain, waviness and handling marks that no real surface is without; all faint."""
-    # Periodic fields of half the table's side: no product is large enough to show it.
+    # Fields with a period of half the table's side: no product is large enough to show the repetition.
     half = (SIZE // 2, SIZE // 2)
     grain = np.tile(fractal(rng, half, exponent=0.6, shortest=0.25 / PITCH, longest=2.5 / PITCH), (2, 2))
     waves = np.tile(fractal(rng, half, exponent=3.0, shortest=2 / PITCH, longest=14 / PITCH), (2, 2))
     handled = np.tile(fractal(rng, half, exponent=2.2, shortest=0.8 / PITCH, longest=25 / PITCH), (2, 2))
     matt = 1 - product[..., 3]
-    # The same two fields, turned, serve as the slopes along both axes.
+    # The same two fields, transposed, serve as the slopes along the other axis.
     product[..., 5] += (0.05 * matt + 0.008) * grain + 0.010 * waves
     product[..., 6] += (0.05 * matt + 0.008) * grain.T + 0.010 * waves.T
     product[..., :3] *= (1 + 0.018 * handled + 0.012 * grain)[..., None]
@@ -163,10 +163,10 @@ def _texture(rng: np.random.Generator, product: Float[np.ndarray, "size size 8"]
 def shadow_heights(
     height: Float[np.ndarray, "n n"], pitch: float, azimuth: float, elevation: float
 ) -> Float[np.ndarray, "n n"]:
-    """How high above the table (mm) each point lies in the shadow of what stands between it and the light.
+    """The height above the table (mm) up to which each point is in the shadow of what stands towards the light.
 
-    Marches towards a light at `azimuth` and `elevation` (degrees) through maxima of ever longer stretches of the way:
-    the logarithm of the way's samples is enough.
+    Marches towards a light at `azimuth` and `elevation` (degrees) by maxima over stretches that double in length, so
+    the number of steps is the logarithm of the number of samples on the way.
     """
     step_x, step_y = np.cos(np.deg2rad(azimuth)), -np.sin(np.deg2rad(azimuth))
     longest = max(abs(step_x), abs(step_y))
@@ -182,7 +182,7 @@ def shadow_heights(
 
 
 def _shifted(field: Float[np.ndarray, "n n"], x: float, y: float) -> Float[np.ndarray, "n n"]:
-    """field[row + y, column + x], interpolated along the axis where the shift is no whole number; 0 from outside."""
+    """field[row + y, column + x], interpolated along the axis where the shift is fractional; 0 outside the field."""
     if abs(x - round(x)) > 1e-6:
         whole = int(np.floor(x))
         part = np.float32(x - whole)

@@ -1,10 +1,10 @@
 """The camera's view of a scene: relief ray marching and shading, tile by tile.
 
-Every sample of the picture is a ray that is marched down through the height field until it is below it (Policarpo et
-al., "Real-time relief mapping on arbitrary polygonal surfaces", 2005), so that side walls, parallax and occlusion are
-those of the camera's pose. What it meets is shaded with a microfacet model (Walter et al., "Microfacet models for
-refraction through rough surfaces", 2007) under an area light with soft shadows, ambient light with occlusion, and a
-procedural room that glossy surfaces reflect.
+Every sample of the picture is a ray that is marched down until it is below the height field (Policarpo et al.,
+"Real-time relief mapping on arbitrary polygonal surfaces", 2005), so that side walls, parallax and occlusion are those
+of the camera's pose. What it hits is shaded with a microfacet model (Walter et al., "Microfacet models for refraction
+through rough surfaces", 2007) under an area light with soft shadows, ambient light with occlusion, and a procedural
+room that glossy surfaces reflect.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from datasets_tfds.mirad_mini.imaging import Imaging
 from datasets_tfds.mirad_mini.layout import FIELD_MM
 from datasets_tfds.mirad_mini.scene import COARSE, EXTENT, PITCH, SIZE, WIDE, Scene, reduced, shadow_heights
 
-PIXELS = 600  # of the linear picture, whatever the resolution that it is reduced to
+PIXELS = 600  # of the linear picture, whatever resolution it is then reduced to
 TILE = 60  # pixels along a tile's side: what a tile needs stays in the processor's cache
 _TILES = PIXELS // TILE
 _SHADOWS = 6  # directions within the key light
@@ -51,10 +51,10 @@ class Light(NamedTuple):
 
 
 def photograph(scene: Scene, imaging: Imaging, oversampling: int) -> tuple[np.ndarray, np.ndarray]:
-    """What arrives at the sensor from an unmoving scene.
+    """The light that reaches the sensor from a scene at rest.
 
     Args:
-      oversampling: rays along each side of a pixel where there are products; 1 where there is only table.
+      oversampling: rays along each side of a pixel where there are products; one where there is only table.
 
     Returns:
       Linear radiance (600, 600, 3), and the share of each pixel's area that shows a defect (600, 600).
@@ -111,7 +111,7 @@ def _light(imaging: Imaging, scene: Scene) -> Light:
 
 
 def temperature_colour(kelvin: float) -> Float[np.ndarray, "3"]:
-    """Linear sRGB of a black body of luminance 1 (chromaticity as Kim et al., US patent 7024034, approximate it)."""
+    """Linear sRGB of a black body of luminance 1 (chromaticity approximated as in Kim et al., US patent 7024034)."""
     t = 1e3 / kelvin
     if kelvin <= 4000:
         x = -0.2661239 * t**3 - 0.2343589 * t**2 + 0.8776956 * t + 0.179910
@@ -196,14 +196,14 @@ def _seen(maps: Maps, camera: Camera, light: Light, u, v, top) -> Float[np.ndarr
     wide = _interpolated(maps.wide, *_corners(x, y, SIZE // WIDE, PITCH * WIDE))
     defect = maps.defect[_nearest(x, y)]
 
-    # A ray that ends above the table has met the product, if only its wall, which has no cover of its own.
+    # A ray that ends above the table has hit the product, if only its side wall, which has no cover of its own.
     product = np.maximum(np.clip(z / 0.06 - 0.4, 0, 1), (z > 0.02) * material[7])
     surface = material[8:] + (material[:7] - material[8:]) * product
     albedo, (gloss, metal, slope_x, slope_y) = surface[:3], surface[3:]
 
     shorten = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
     normal = np.stack([-slope_x * shorten, -slope_y * shorten, shorten])
-    # A wall is lit from in front of it: on its own place the coarse grid has it half inside.
+    # The light on a wall is taken from in front of it: at the wall itself, the coarse grid is half inside the product.
     before = x + _CLEARANCE * normal[0], y + _CLEARANCE * normal[1]
     shade = _interpolated(maps.shade, *_corners(*before, SIZE // COARSE, PITCH * COARSE))
     view = _unit(np.stack([camera.position[0] - x, camera.position[1] - y, camera.position[2] - z]))
@@ -221,7 +221,7 @@ def _seen(maps: Maps, camera: Camera, light: Light, u, v, top) -> Float[np.ndarr
     upward = 0.5 + 0.5 * normal[2]
     facing = np.maximum(_dot(normal, to_light), 0)
 
-    # The key light's reflection is widened by its size, and so much fainter; the room's follows it.
+    # The key light's reflection is widened by the light's size, and fainter accordingly; the room's follows.
     roughness = 0.78 - 0.72 * gloss
     alpha = roughness**2
     wide_alpha = np.minimum(alpha + 0.5 * light.softness, 1)
@@ -255,7 +255,7 @@ def _room(direction, x, y, view, light: Light, roughness):
     blur = 0.05 + 0.8 * roughness**1.5
     sky = _smoothstep((direction[2] + blur) / (2 * blur))
     height = np.clip(direction[2], 0.08, 1)
-    # Seen from the table: a ceiling panel and a window at the side away from the key light, the camera's dark body.
+    # Seen from the table: a ceiling panel, a window on the side away from the key light, the camera's dark body.
     along = light.direction[:2] / max(float(np.hypot(*light.direction[:2])), 1e-3)
     px, py = direction[0] / height + x / _CEILING, direction[1] / height + y / _CEILING
     a, b = py * along[0] - px * along[1], px * along[0] + py * along[1]
@@ -278,7 +278,7 @@ def _environment_response(roughness, n_v):
     return -1.04 * a + r[2], 1.04 * a + r[3]
 
 
-_MARCH_STEP = 0.9  # samples of the table's grid that a ray moves sideways at once
+_MARCH_STEP = 0.9  # samples of the table's grid that a ray moves sideways per step
 _REFINEMENTS = 5
 
 
@@ -322,7 +322,7 @@ def _nearest(x, y):
 
 
 def _corners(x, y, size: int, pitch: float):
-    """Index of the upper left of the four samples around (x, y), and how far to the right and down of it."""
+    """Index of the upper left of the four samples around (x, y), `size`, and how far right and down of it (x, y) is."""
     per_mm, middle, end = np.float32(1 / pitch), np.float32(EXTENT / 2 / pitch - 0.5), np.float32(size - 1.01)
     column, row = np.clip(x * per_mm + middle, 0, end), np.clip(y * per_mm + middle, 0, end)
     left, upper = column.astype(np.int32), row.astype(np.int32)

@@ -1,7 +1,7 @@
 """The relief of a product on a square grid, and the geometry it is put together from.
 
 Shapes are signed distances in millimetres (negative inside), so that anti-aliased outlines, bevels and grooves of a
-shape all come from the same array. A product is laid layer upon layer: plate, rim, print, ring.
+shape all come from the same array. A product is built layer by layer: plate, rim, print, ring.
 """
 
 import math
@@ -29,7 +29,7 @@ class Surface:
       albedo: linear RGB reflectance in 0..1.
       gloss: 0 matt to 1 highly polished.
       metal: 0 plastic, wood, print; 1 metal, whose highlights take the albedo's colour.
-      defect: where the product does not look as a perfect one would, also beside it (a missing part).
+      defect: where the product does not look as a perfect one would; also beside it, if a part is missing.
       pitch: mm between samples.
     """
 
@@ -86,14 +86,14 @@ def local(g: Grid, centre: tuple[float, float], angle_deg: float = 0.0) -> tuple
 def windowed(
     g: Grid, centre: tuple[float, float], reach: float, shape: Callable[[Grid], np.ndarray], far: float = FAR_MM
 ) -> Distance:
-    """The signed distance `shape(window)` near `centre`, `far` elsewhere: small shapes cost what they cover."""
+    """The signed distance `shape(window)` near `centre`, `far` elsewhere; a small shape costs only what it covers."""
     window, where = g.window(centre, reach + far)
     distance = np.full((g.size, g.size), far, np.float32)
     distance[where] = np.minimum(shape(window), far)
     return distance
 
 
-# Signed distances of plain shapes, on coordinates (x, y) that broadcast.
+# Signed distances to simple shapes, on coordinates (x, y) that broadcast.
 
 
 def circle(x, y, radius: float) -> np.ndarray:
@@ -101,7 +101,7 @@ def circle(x, y, radius: float) -> np.ndarray:
 
 
 def ellipse(x, y, radius_x: float, radius_y: float) -> np.ndarray:
-    """Distance to an ellipse to first order, which is exact enough near its outline."""
+    """Distance to an ellipse to first order, which is accurate enough near its outline."""
     k0 = np.hypot(x / np.float32(radius_x), y / np.float32(radius_y))
     k1 = np.hypot(x / np.float32(radius_x**2), y / np.float32(radius_y**2))
     return k0 * (k0 - 1) / np.maximum(k1, np.float32(1e-4))
@@ -186,20 +186,20 @@ def covered(distance: Distance, pitch: float) -> Float[np.ndarray, "rows columns
 
 
 def bevelled(distance: Distance, height: float, radius: float) -> Float[np.ndarray, "rows columns"]:
-    """Height in mm of a slab whose upper edge is rounded with `radius`; outside, that of the foot of the edge."""
+    """Height in mm of a slab whose upper edge is rounded with `radius`; outside it, the height of the edge's foot."""
     short = np.clip(1 + distance / np.float32(radius), 0, 1)
     return np.float32(height - radius) + np.float32(radius) * np.sqrt(np.maximum(1 - short * short, 0))
 
 
 def domed(distance: Distance, half_width: float) -> Float[np.ndarray, "rows columns"]:
-    """Height in mm of a round tube or bead, `half_width` at its middle line; `distance` is that of its outline."""
+    """Height in mm of a round tube or bead, `half_width` at its middle line; `distance` is that to its outline."""
     across = np.clip(1 + distance / np.float32(half_width), 0, 1)
     return np.float32(half_width) * np.sqrt(np.maximum(1 - across * across, 0))
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a layer is made of: linear RGB, gloss and metal as in Surface; a texture is laid over it apart."""
+    """What a layer is made of: linear RGB, gloss and metal as in Surface; texture is added separately."""
 
     colour: tuple[float, float, float]
     gloss: float = 0.4
@@ -216,7 +216,7 @@ def lay(surface: Surface, cover: np.ndarray, material: Material, height: np.ndar
 
     Args:
       cover: 0..1, how much of each sample the layer hides.
-      height: mm above the table of the layer's top; None for a print, which follows what is below.
+      height: of the layer's top in mm above the table; None for a print, which follows what is below.
     """
     keep = 1 - cover
     colour = np.asarray(material.colour, np.float32)
@@ -231,7 +231,7 @@ def lay(surface: Surface, cover: np.ndarray, material: Material, height: np.ndar
 
 
 def cut(surface: Surface, opening: np.ndarray) -> Surface:
-    """Takes the product away where `opening` (0..1) says so, down to the table."""
+    """Removes the product, down to the table, where `opening` (0..1) says so."""
     keep = 1 - opening
     return replace(surface, height=surface.height * keep, cover=surface.cover * keep)
 

@@ -1,4 +1,4 @@
-"""The products of mirad_mini under one imaging, and the same scenes with one factor of imaging varied."""
+"""The products of mirad_mini under reference imaging, and the same scenes with one imaging factor varied."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ TRAIN, GOOD, ANOMALOUS = 80, 30, 30
 
 
 class Builder(GeneratedBuilder):
-    """TFDS builder; splits `train` and `test` at the reference, `test_view`, `test_illumination`, `test_resolution`,
-    `test_background`, `test_motion`, `test_noise` with that factor varied, `train_mixed` and `test_mixed` with all of
-    them; all splits that begin with test show the same scenes, in the same order.
+    """TFDS builder; the splits are `train` and `test` under the reference imaging; `test_view`, `test_illumination`,
+    `test_resolution`, `test_background`, `test_motion` and `test_noise` with that factor varied; `train_mixed` and
+    `test_mixed` with all of them varied. All splits whose names begin with test show the same scenes in the same order.
     """
 
     @property

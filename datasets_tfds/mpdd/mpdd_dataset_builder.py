@@ -22,7 +22,7 @@ _HOW = (
 
 
 class Builder(LayoutBuilder):
-    """TFDS builder; one config a part. Any mask value above 0 is a defect."""
+    """TFDS builder; one config per part. Any mask value above 0 is a defect."""
 
     HOMEPAGE = _PAGES
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The photographs are not downloaded automatically: {_HOW}."

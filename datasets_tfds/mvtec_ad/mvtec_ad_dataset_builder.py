@@ -1,4 +1,4 @@
-"""MVTec AD: 15 objects and textures of industry (Bergmann et al. 2019), with pixel masks."""
+"""MVTec AD: 15 industrial objects and textures (Bergmann et al. 2019), with pixel masks."""
 
 from datasets_tfds.archives import Source
 from datasets_tfds.layout import Counts, LayoutBuilder, categories
@@ -31,7 +31,7 @@ _HOW = (
 
 
 class Builder(LayoutBuilder):
-    """TFDS builder; one config a category. Any mask value above 0 is a defect."""
+    """TFDS builder; one config per category. Any mask value above 0 is a defect."""
 
     HOMEPAGE = _PAGES
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The photographs are not downloaded automatically: {_HOW}."

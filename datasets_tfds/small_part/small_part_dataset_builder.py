@@ -7,8 +7,8 @@ PUBLISHED = {"small_part": Counts(200, 50, 50)}  # training images, normal and a
 _HOW = (
     "expected small_part/train/good, small_part/test/good, small_part/test/DEFECT and, if you have masks, "
     "small_part/ground_truth/DEFECT; the photographs belong to the authors of RADL "
-    "(doi.org/10.1109/ACCESS.2023.3324314) and are not published: set config.dataset.manual_dir to the folder you have "
-    "from them"
+    "(doi.org/10.1109/ACCESS.2023.3324314) and are not published: set config.dataset.manual_dir to the folder that you "
+    "got from them"
 )
 
 

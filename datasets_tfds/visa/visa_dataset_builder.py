@@ -11,7 +11,7 @@ from datasets_tfds.core import Photograph, PhotographBuilder, check_counts, imag
 from datasets_tfds.listing import csv_rows, listed_file
 from jaxad.errors import UserError
 
-# Normal images, those of them in the test set, anomalous images: 9,621, 962 and 1,200 in all.
+# Normal images, those among them in the test set, anomalous images: 9,621, 962 and 1,200 in all.
 PUBLISHED = {
     "candle": (1000, 100, 100),
     "capsules": (602, 60, 100),
@@ -42,10 +42,10 @@ _HOW = (
 
 
 class Builder(PhotographBuilder):
-    """TFDS builder; one config an object. Mask values are numbers of types of defects: any above 0 is a defect."""
+    """TFDS builder; one config per object. Mask values are type numbers: any above 0 is a defect."""
 
     HOMEPAGE = "https://github.com/amazon-science/spot-diff"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Downloaded, or by hand: {_HOW}."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"Downloaded automatically, or by hand: {_HOW}."
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name=name, description=f"Photographs of {name}.") for name in PUBLISHED
     ]
@@ -70,14 +70,14 @@ class Builder(PhotographBuilder):
 
 
 def _is_root(folder: Path) -> bool:
-    """Whether it holds the list or an object, whatever else may be missing."""
+    """Whether the folder holds the list or an object, whatever else may be missing."""
     return (folder / _LIST).is_file() or any(
         (folder / category / part).is_dir() for category in PUBLISHED for part in ("Data", "train")
     )
 
 
 def _listed(root: Path, category: str) -> dict[str, list[Photograph]]:
-    """As published: the list has the splits."""
+    """The splits of one object as published, by the list."""
     if not (root / _LIST).is_file():
         raise UserError(f"visa: no file {root / _LIST}, which says what is trained on and what is tested; {_HOW}")
     splits: dict[str, list[Photograph]] = {"train": [], "test": []}
@@ -100,10 +100,10 @@ def _listed(root: Path, category: str) -> dict[str, list[Photograph]]:
 
 
 def _rearranged(home: Path, root: Path) -> dict[str, list[Photograph]]:
-    """As tools that expect MVTec AD have it."""
+    """The splits of one object in MVTec AD's layout, as many tools arrange it."""
     train = labelled_images(home / "train", root, [])
     if defective := [p for p in train if p.label]:
-        raise UserError(f"{defective[0].path} is no normal image: expected no folder but good in {home / 'train'}")
+        raise UserError(f"{defective[0].path} is not a normal image: expected no folder but good in {home / 'train'}")
     test = labelled_images(home / "test", root, [home / "ground_truth"])
     for photograph in test:
         if not photograph.has_mask:

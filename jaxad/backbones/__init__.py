@@ -1,12 +1,30 @@
-"""Networks that return named feature maps, NHWC.
+"""Networks that return named feature maps, NHWC, with the published weights of each.
 
-model = create("wide_resnet50_2", taps=("layer2", "layer3"))
-variables = from_torch("wide_resnet50_2", state_dict, taps=("layer2", "layer3"))
-features = model.apply(variables, images)      # {"layer2": (b, h/8, w/8, 512), "layer3": (b, h/16, w/16, 1024)}
+    model = create("wide_resnet50_2", taps=("layer2", "layer3"))
+    variables = load("wide_resnet50_2", "timm/wide_resnet50_2.tv_in1k", taps=("layer2", "layer3"))
+    features = model.apply(variables, images)   # {"layer2": (b, h/8, w/8, 512), "layer3": (b, h/16, w/16, 1024)}
+
+A family of networks is a module of this package, named in `FAMILIES`. It offers:
+
+ - `ARCHITECTURES`: name in `config.backbone.name` -> architecture, a frozen dataclass;
+ - `SIDE`: height and width, in pixels, of the smallest image that a network can be initialised with;
+ - `taps(architecture)`: names of everything that a network can return, shallow to deep;
+ - `channels(architecture)`: (stride, channels) of each tap that is a map (b, h, w, c);
+ - `normalization(architecture)`: (mean, standard deviation) per channel, for RGB in [0, 1], that the weights expect;
+ - `network(architecture, taps, num_classes, dtype)`: the Flax module, images (b, h, w, 3) -> a dict of the taps,
+   computed no deeper than the deepest of them;
+ - `from_torch(architecture, state_dict, taps, prefix, source)`: variables from a state dict with the weights' own
+   names; errors begin with `source`;
+ - optionally `load(architecture, source, taps)`, where the weights are more than one file.
+
+Methods see a network through `jaxad.backbones.frozen.FrozenBackbone`, whatever its family.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,58 +34,96 @@ if TYPE_CHECKING:
     import flax.linen as nn
     import numpy as np
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
-EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_b4")
-NAMES = RESNETS + EFFICIENTNETS
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-TFLITE = ((127 / 255,) * 3, (128 / 255,) * 3)
+FAMILIES = ("resnet", "efficientnet", "clip.vision")
 
 
-def create(name: str, taps: Sequence[str], *, num_classes: int = 1000, dtype: Any = "float32") -> nn.Module:
-    """The network `name`, computing `taps`: `module.apply(variables, images)` gives a dictionary of them.
+@functools.cache
+def _families() -> dict[str, Any]:
+    """The module of every network, by the network's name."""
+    modules = [importlib.import_module(f"jaxad.backbones.{name}") for name in FAMILIES]
+    return {name: module for module in modules for name in module.ARCHITECTURES}
 
-    Take the taps by name: `jax.jit` sorts a dictionary's keys. Other fields are set by
-    `module.clone(padding_from=380)`. Raises UserError for an unknown network or tap.
+
+def names() -> tuple[str, ...]:
+    """The names of all networks."""
+    return tuple(_families())
+
+
+def family(name: str) -> Any:
+    """The module that has the network `name`.
+
+    Raises:
+      UserError: there is no such network.
     """
-    family = _family(name)
+    if name not in names():
+        raise UserError(f"unknown backbone {name!r}; known are {', '.join(names())}.{did_you_mean(name, names())}")
+    return _families()[name]
+
+
+def architecture(name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """The architecture of the network `name`, with some of its fields replaced."""
+    return dataclasses.replace(family(name).ARCHITECTURES[name], **(options or {}))
+
+
+def create(
+    name: str,
+    taps: Sequence[str],
+    *,
+    num_classes: int = 1000,
+    dtype: Any = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The network `name`, computing `taps`: `module.apply(variables, images)` gives a dict of them.
+
+    Take the taps by name: `jax.jit` sorts a dict's keys.
+
+    Args:
+      options: fields of the architecture to replace ("activation" of CLIP).
+
+    Raises:
+      UserError: an unknown network or tap.
+    """
+    own, form = family(name), architecture(name, options)
+    known = own.taps(form)
     for tap in taps:
-        if tap not in family.TAPS:
-            raise UserError(
-                f"backbone {name} has no tap {tap!r}; it has {', '.join(family.TAPS)}.{did_you_mean(tap, family.TAPS)}"
-            )
+        if tap not in known:
+            near = did_you_mean(tap, known)
+            raise UserError(f"backbone {name} has no tap {tap!r}; it has {', '.join(known)}.{near}")
     if not taps:
-        raise UserError(f"backbone {name}: no taps given; it has {', '.join(family.TAPS)}")
-    return _module(name)(family.ARCHITECTURES[name], tuple(taps), num_classes, dtype)
+        raise UserError(f"backbone {name}: no taps given; it has {', '.join(known)}")
+    return own.network(form, tuple(taps), num_classes, dtype)
 
 
-def from_torch(
-    name: str, state_dict: Mapping[str, np.ndarray], *, taps: Sequence[str] | None = None, prefix: str = ""
-) -> dict[str, Any]:
-    """The variables {"params", "batch_stats"} of the network `name` from a torchvision or timm state dict.
-
-    EfficientNets may also have the names of the `efficientnet-pytorch` packages. Only what `taps` need is read
-    (all by default, the classifier with as many classes as it has); the names in the state dict begin with `prefix`.
-    Raises UserError for a missing entry or one of the wrong shape.
-    """
+def init(name: str, taps: Sequence[str], key: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The variables of the network `name` before any training."""
     import jax
     import jax.numpy as jnp
 
-    from jaxad.nn.torch_layout import dotted, from_state_dict
-
-    family = _family(name)
-    packaged = name in EFFICIENTNETS and f"{prefix}_conv_stem.weight" in state_dict
-
-    def torch_name(path: str) -> str:
-        return prefix + (family.package_name(path, family.ARCHITECTURES[name]) if packaged else dotted(path))
-
-    bias = state_dict.get(torch_name("fc" if name in RESNETS else "classifier") + ".bias")
-    module = create(name, family.TAPS if taps is None else taps, num_classes=1000 if bias is None else len(bias))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    return from_state_dict(shapes, state_dict, torch_name, f"weights of {name}")
+    side = family(name).SIDE
+    return jax.jit(create(name, taps, options=options).init)(key, jnp.zeros((1, side, side, 3)))
 
 
-def load(name: str, source: str, taps: Sequence[str], *, sha256: str | None = None) -> dict[str, Any]:
+def from_torch(
+    name: str,
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    taps: Sequence[str] | None = None,
+    prefix: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The variables of the network `name` from a state dict with the names of its published weights.
+
+    Only what `taps` need is read (all taps by default); the names in the state dict begin with `prefix`.
+
+    Raises:
+      UserError: an entry is missing or of the wrong shape.
+    """
+    form = architecture(name, options)
+    chosen = family(name).taps(form) if taps is None else taps
+    return family(name).from_torch(form, state_dict, tuple(chosen), prefix, f"weights of {name}")
+
+
+def load(name: str, source: str, taps: Sequence[str], *, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The variables of the network `name`, as deep as its deepest tap, from any source of `jaxad.weights.resolve`.
 
     Raises:
@@ -75,44 +131,33 @@ def load(name: str, source: str, taps: Sequence[str], *, sha256: str | None = No
     """
     from jaxad.weights import load_state_dict
 
-    state_dict = load_state_dict(source, sha256=sha256)
+    own = getattr(family(name), "load", None)
+    if own is not None:
+        return own(architecture(name, options), source, tuple(taps))
+    state_dict = load_state_dict(source)
     try:
-        return from_torch(name, state_dict, taps=taps)
+        return from_torch(name, state_dict, taps=taps, options=options)
     except UserError as error:
         raise UserError(f"weights {source}: {error}") from None
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The torchvision / timm state dict of a network's variables, or of gradients in their shape."""
+    """The torchvision or timm state dict of a network's variables, or of gradients in their shape."""
     from jaxad.nn.torch_layout import dotted, to_state_dict
 
     return to_state_dict(variables, dotted)
 
 
-def normalization(name: str, weights: str = "") -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, standard deviation) a channel, for RGB in [0, 1], that the network's published weights expect."""
-    _family(name)
-    return TFLITE if name == "efficientnet_lite0" else IMAGENET
+def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, standard deviation) per channel, for RGB in [0, 1], that the network's published weights expect."""
+    return family(name).normalization(architecture(name))
+
+
+def taps(name: str) -> tuple[str, ...]:
+    """The names of everything that the network `name` can return, shallow to deep."""
+    return tuple(family(name).taps(architecture(name)))
 
 
 def channels(name: str) -> dict[str, tuple[int, int]]:
-    """(stride, channels) of every spatial tap of the network `name`."""
-    family = _family(name)
-    return family.channels(family.ARCHITECTURES[name])
-
-
-def _family(name: str) -> Any:
-    if name in RESNETS:
-        from jaxad.backbones import resnet
-
-        return resnet
-    if name in EFFICIENTNETS:
-        from jaxad.backbones import efficientnet
-
-        return efficientnet
-    raise UserError(f"unknown backbone {name!r}; known are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
-
-
-def _module(name: str) -> Any:
-    family = _family(name)
-    return family.ResNet if name in RESNETS else family.EfficientNet
+    """(stride, channels) of every tap of the network `name` that is a map."""
+    return family(name).channels(architecture(name))

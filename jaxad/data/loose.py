@@ -1,4 +1,4 @@
-"""Photographs that belong to no data set: the files of `--mode=predict`, arrays in a notebook."""
+"""Photographs that belong to no data set: the files given to `--mode=predict`, arrays in a notebook."""
 
 import abc
 import logging
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxad.data.geometry import Geometry
-from jaxad.data.pipeline import Item
 from jaxad.errors import UserError
 from jaxad.imaging.decoding import SUFFIXES, decode
+from jaxad.method import Item
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +44,22 @@ def image_files(path: str | Path) -> list[Path]:
 
 
 class LooseImages(abc.ABC):
-    """A source of batches with the items of `jaxad.data.pipeline.Split`, of images of which nothing else is known.
+    """Photographs about which nothing else is known, with the items of `jaxad.data.split.Split`.
 
     An image that cannot be read does not stop the run: its item is black, nowhere valid and of `weight` 0, and `errors`
     holds the message under its index once the item was asked for.
 
     Attributes:
+      category: what the items say of the images' category.
       ids: the images' names.
       errors: index -> one line that names the image.
       original_sizes: int32 (n, 2) (height, width); (0, 0) until the item was asked for, and for broken images.
     """
 
-    def __init__(self, ids: list[str], geometry: Geometry):
+    def __init__(self, ids: list[str], geometry: Geometry, category: int):
         self.ids = ids
         self.geometry = geometry
+        self.category = category
         self.errors: dict[int, str] = {}
         self.original_sizes = np.zeros((len(ids), 2), np.int32)
 
@@ -88,7 +90,7 @@ class LooseImages(abc.ABC):
             "mask": np.zeros((height, width), bool),
             "valid": valid,
             "label": np.int32(-1),
-            "category": np.int32(0),
+            "category": np.int32(self.category),
             "has_mask": np.bool_(False),
             "index": np.int32(i),
             "weight": np.float32(i not in self.errors),
@@ -98,8 +100,8 @@ class LooseImages(abc.ABC):
 class FileSplit(LooseImages):
     """Image files, named by their paths."""
 
-    def __init__(self, paths: Sequence[Path], geometry: Geometry):
-        super().__init__([str(p) for p in paths], geometry)
+    def __init__(self, paths: Sequence[Path], geometry: Geometry, category: int = 0):
+        super().__init__([str(p) for p in paths], geometry, category)
 
     def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
         try:
@@ -112,8 +114,8 @@ class FileSplit(LooseImages):
 class ArraySplit(LooseImages):
     """Arrays, uint8 (h, w, 3) of any sizes, named "image 0", "image 1", ..."""
 
-    def __init__(self, images: Sequence[np.ndarray], geometry: Geometry):
-        super().__init__([f"image {i}" for i in range(len(images))], geometry)
+    def __init__(self, images: Sequence[np.ndarray], geometry: Geometry, category: int = 0):
+        super().__init__([f"image {i}" for i in range(len(images))], geometry, category)
         self._images = images
 
     def original(self, i: int) -> UInt8[np.ndarray, "h w 3"]:

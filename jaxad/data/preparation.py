@@ -27,29 +27,29 @@ def dataset_names() -> list[str]:
 def prepare(
     name: str, category: str | Sequence[str] = "all", *, data_dir: str = "", manual_dir: str = "", path: str = ""
 ) -> dict[str, "PhotographBuilder"]:
-    """The builders of the categories asked for, their data prepared: now, or in an earlier run.
+    """The builders of the requested categories, with their data prepared, now or by an earlier run.
 
-    Processes that ask for the same category at the same time wait for the one that began, and reuse its work.
+    Processes that ask for the same category at the same time wait for the first of them, and reuse its work.
 
     Args:
-      name: of the data set, one of `dataset_names()`, or several joined by "+".
+      name: the data set, one of `dataset_names()`, or several joined by "+".
       category: "all", one name, several separated by commas, or a sequence of names.
       data_dir: where prepared data is kept; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
       manual_dir: where the raw data is, for data sets that are not made from `path`: the raw data itself, or a folder
         with one for each data set; "" is DATA_DIR/downloads/manual.
-      path: of the photographs, for the data set "folder".
+      path: where the photographs are, for the data set "folder".
 
     Returns:
-      Builders by category, in the order asked for.
+      Builders by category, in the requested order.
 
     Raises:
-      UserError: unknown data set or category, a category that two data sets have, raw data missing or broken, data_dir
-        not writable or full.
+      UserError: the data set or category is unknown, two data sets have the same category, raw data is missing or
+        broken, or data_dir is not writable or full.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
     builders = _builders(name, category, root, path)
     if manual_dir and not Path(manual_dir).expanduser().is_dir():
-        raise UserError(f"config.dataset.manual_dir is {manual_dir!r}, which is no folder")
+        raise UserError(f"config.dataset.manual_dir is {manual_dir!r}, which is not a folder")
     for builder in builders.values():
         if Path(builder.data_dir).is_dir():  # TFDS renames a folder to this name when it is complete
             _reuse(builder)
@@ -109,7 +109,7 @@ def _prepare(builder: "PhotographBuilder", manual_dir: str) -> None:
             if folder.is_dir():
                 _reuse(builder)
                 return
-            for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):  # a killed run's: we hold the lock
+            for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):  # left by a killed run: we hold the lock
                 shutil.rmtree(leftover)
             _say(f"Preparing {builder.name}/{builder.category} in {folder}")
             builder.download_and_prepare(
@@ -128,5 +128,5 @@ def _reuse(builder: "PhotographBuilder") -> None:
 
 @functools.cache
 def _say(message: str) -> None:
-    """Prints a message once a process."""
+    """Prints a message once per process."""
     print(message, flush=True)

@@ -1,4 +1,4 @@
-"""Images by what they are: `node!=3,background=wood|paper,label=normal`, for `config.dataset.where`."""
+"""Selects images by their properties, as in `config.dataset.where`: `node!=3,background=wood|paper,label=normal`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ _LABELS = ("normal", "anomalous")
 
 
 def select(where: str, index: Mapping[str, Sequence[Any]], field: str) -> Bool[np.ndarray, " n"]:
-    """Which images of an index (`datasets_tfds.core.read_index`) fulfil every condition.
+    """Which images of an index (`datasets_tfds.core.read_index`) meet every condition.
 
     Args:
       where: conditions separated by commas: NAME=VALUE, NAME=VALUE|VALUE, NAME!=VALUE, and <, <=, >, >= for numbers.
         A name is `label` (normal, anomalous), `defect_type`, `image_id` or a factor of the data set; "" is all images.
-      field: the config field it comes from, for errors.
+      field: the config field that `where` comes from, for errors.
 
     Raises:
-      UserError: no condition, no such name, a comparison of texts, or a value that no image has.
+      UserError: a condition is malformed, a name is unknown, texts are compared by size, or no image has a value.
     """
     columns = {name: values for name, values in index.items() if name not in ("size", "has_mask")}
     columns["label"] = [_LABELS[label] for label in index["label"]]
@@ -31,7 +31,8 @@ def select(where: str, index: Mapping[str, Sequence[Any]], field: str) -> Bool[n
     for condition in where.split(",") if where.strip() else []:
         found = _CONDITION.fullmatch(condition)
         if found is None:
-            raise UserError(f"{field}: {condition!r} is no condition; expected NAME=VALUE, NAME!=VALUE or NAME<NUMBER")
+            expected = "expected NAME=VALUE, NAME!=VALUE or NAME<NUMBER"
+            raise UserError(f"{field}: {condition!r} is not a condition; {expected}")
         name, sign, value = found.groups()
         if name not in columns:
             near = did_you_mean(name, columns)

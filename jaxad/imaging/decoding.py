@@ -1,11 +1,12 @@
 """From the bytes of a photograph or a mask to an array, whatever the camera or the annotation tool wrote.
 
-Everything becomes 8-bit RGB, by rules that look at no image's content, so that photographs of one part stay comparable:
+Everything becomes 8-bit RGB, by rules that ignore an image's content, so that photographs of one part stay comparable:
 
  - grey, palette, CMYK, YCbCr, Lab: Pillow's conversion;
  - 16 bit: the upper byte of every value (0..65535 -> 0..255; never stretched to an image's own range);
  - transparency (RGBA, grey + alpha, palettes with a transparent colour): composited on white, as a viewer shows it;
- - EXIF orientation: applied, so that the array is what a viewer shows; of several frames the first counts.
+ - EXIF orientation: applied, so that the array is what a viewer shows;
+ - several frames: the first is used.
 """
 
 import io
@@ -29,10 +30,10 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
     Args:
       data: the file's bytes.
-      name: what to call it in an error.
+      name: what to call the file in an error.
 
     Raises:
-      UserError: empty, truncated or no image, or of 32-bit values whose range is unknown.
+      UserError: the file is empty, truncated or not an image, or holds 32-bit values of unknown range.
     """
     image = _open(data, name)
     if image.mode.startswith("I") or image.mode == "F":
@@ -49,7 +50,7 @@ def decode_mask(data: bytes, name: str, threshold: int = 127) -> Bool[np.ndarray
     Transparent parts count as black. 16-bit masks are compared with 257 * threshold: small class numbers survive.
 
     Raises:
-      UserError: as `decode`.
+      UserError: the file is empty, truncated or not an image.
     """
     image = _open(data, name)
     if image.mode.startswith("I") or image.mode == "F":
@@ -77,7 +78,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         image.load()
         return ImageOps.exif_transpose(image)
     except Image.UnidentifiedImageError:
-        raise UserError(f"{name} is no image that Pillow can read: convert it to PNG or remove the file") from None
+        raise UserError(f"{name} is not an image that Pillow can read: convert it to PNG or remove the file") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen types for damaged files
@@ -89,13 +90,12 @@ def _upper_byte(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
     low, high = values.min(), values.max()
     if image.mode == "F" or low < 0 or high > 65535:
         raise UserError(
-            f"{name} holds values from {low} to {high} in pixels of 32 bits: the range of white is unknown; "
-            "convert it to 8 or 16 bits"
+            f"{name} holds 32-bit values from {low} to {high}, whose white level is unknown; convert it to 8 or 16 bits"
         )
     if 0 < high < 4096:
         _warn_once(
-            "%s: the largest 16-bit value is %d of 65535, so the image is nearly black; were 10 or 12 bits stored in "
-            "16, multiply them first",
+            "%s: the largest 16-bit value is %d of 65535, so the image is nearly black; if its values have 10 or 12 "
+            "bits, scale them to 16 first",
             (name, high),
         )
     return (values >> 8).astype(np.uint8)
@@ -105,7 +105,7 @@ _warned: set[str] = set()
 
 
 def _warn_once(message: str, details: tuple) -> None:
-    """The first of many like it: a folder of such images would fill the screen."""
+    """Warns about the first of many: a folder of such images would fill the screen."""
     if message not in _warned:
         _warned.add(message)
         logger.warning(message, *details)

@@ -55,8 +55,8 @@ def lattice(
 ) -> Float[np.ndarray, "h w"]:
     """Cubic B-spline through a random lattice of `cells` (rows, columns).
 
-    The same draw at every `shape`, but for the standardisation. Each of the `octaves` doubles the cells and multiplies
-    the amplitude by `gain`. Unequal cells give anisotropic noise: (80, 2) is horizontal grain.
+    Apart from the standardisation, a draw gives the same field at every `shape`. Each of the `octaves` doubles the
+    cells and multiplies the amplitude by `gain`. Unequal cells give anisotropic noise: (80, 2) is horizontal grain.
     """
     field = np.zeros(shape, np.float32)
     for octave in range(octaves):
@@ -69,7 +69,7 @@ def lattice(
 def speckle(
     rng: np.random.Generator, shape: tuple[int, int], *, density: float, radius: float
 ) -> Float[np.ndarray, "h w"]:
-    """Soft round specks of random strength: `density` a pixel, Gaussian with standard deviation `radius` pixels."""
+    """Soft round specks of random strength: `density` per pixel, Gaussian with standard deviation `radius` pixels."""
     h, w = shape
     impulses = np.zeros(shape, np.float32)
     count = rng.poisson(density * h * w)

@@ -1,6 +1,6 @@
 """What a camera does to the light of a scene: sRGB, motion during the exposure, distance, sensor noise.
 
-Images are float32 (h, w, c) of linear light, 0 black and 1 white, but where sRGB is said.
+Images are float32 (h, w, c) of linear light, 0 black and 1 white, unless sRGB is stated.
 """
 
 import math
@@ -14,7 +14,7 @@ _SRGB_LEVELS = np.arange(256, dtype=np.float32) / 255
 
 
 def to_linear(image: Float[np.ndarray, "*shape"] | UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Light in proportion to the scene's, 0..1, from sRGB values: 0..1, or 0..255 for uint8 (IEC 61966-2-1)."""
+    """Linear light 0..1, proportional to the scene's, from sRGB values 0..1, or 0..255 as uint8 (IEC 61966-2-1)."""
     if image.dtype == np.uint8:
         return _decode(_SRGB_LEVELS)[image]
     return _decode(np.asarray(image, np.float32))
@@ -33,12 +33,12 @@ def to_srgb(light: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 def linear_motion(image: Float[np.ndarray, "h w c"], length: float, angle: float) -> Float[np.ndarray, "h w c"]:
-    """The mean over an exposure in which the scene moves on a straight line.
+    """The mean over an exposure in which the scene moves along a straight line.
 
     Args:
-      image: linear light; beyond its border it goes on mirrored.
-      length: way in pixels, centred on where the scene stands in `image`; fractions count.
-      angle: direction in degrees, anticlockwise from the rows' direction.
+      image: linear light; beyond its border it is mirrored.
+      length: distance in pixels, centred on where the scene is in `image`; fractions count.
+      angle: direction in degrees, counter-clockwise from the direction of the rows.
     """
     height, width = image.shape[:2]
     kernel = _line(length, angle)
@@ -49,11 +49,11 @@ def linear_motion(image: Float[np.ndarray, "h w c"], length: float, angle: float
     spectrum = np.asarray(scipy.fft.rfft2(padded, size, axes=(0, 1))) * weights
     blurred = np.asarray(scipy.fft.irfft2(spectrum, size, axes=(0, 1)))
     blurred = blurred[2 * reach :, 2 * reach :][:height, :width]
-    return np.clip(blurred, image.min(), image.max())  # the transform rounds
+    return np.clip(blurred, image.min(), image.max())  # the transform has rounding errors
 
 
 def _line(length: float, angle: float) -> Float[np.ndarray, "k k"]:
-    """A line of weight 1, anti-aliased: points along it, each shared by its four pixels."""
+    """An anti-aliased line of weight 1: points along it, each shared by the four pixels around it."""
     reach = math.ceil(length / 2) + 1
     count = 4 * math.ceil(length) + 1
     along = ((np.arange(count) + 0.5) / count - 0.5) * length
@@ -74,9 +74,9 @@ def rotational_motion(
     """The mean over an exposure in which the scene turns.
 
     Args:
-      image: linear light; beyond its border it goes on mirrored.
+      image: linear light; beyond its border it is mirrored.
       degrees: the angle turned through, centred on how the scene lies in `image`.
-      centre: (x, y) in pixels of what stays where it is; None is the image's middle.
+      centre: (x, y) in pixels of the point that stays where it is; None is the image's middle.
     """
     height, width = image.shape[:2]
     x, y = ((width - 1) / 2, (height - 1) / 2) if centre is None else centre
@@ -108,7 +108,7 @@ def _turn(image: np.ndarray, degrees: float, centre: tuple[float, float]) -> np.
 
 
 def planes(image: np.ndarray, change) -> np.ndarray:
-    """The image with `change` done to each channel, as a float image of Pillow's."""
+    """The image with `change` applied to each channel, as a Pillow image of floats."""
     image = image.astype(np.float32, copy=False)
     planes = [np.asarray(change(Image.fromarray(image[..., c]))) for c in range(image.shape[-1])]
     return np.stack(planes, axis=-1)
@@ -117,8 +117,8 @@ def planes(image: np.ndarray, change) -> np.ndarray:
 def resample(image: Float[np.ndarray, "h w c"], factor: float) -> Float[np.ndarray, "h_small w_small c"]:
     """The scene from `factor` times the distance: each new pixel is the mean of the area that it sees.
 
-    The result is smaller: each side is divided by the factor and rounded, at least 1 pixel; `enlarge` brings it back to
-    a size without bringing the detail back.
+    The result is smaller: each side is divided by the factor and rounded, to at least 1 pixel; `enlarge` restores the
+    size, but not the detail.
 
     Args:
       image: linear light.
@@ -139,17 +139,17 @@ def sensor_noise(
 ) -> Float[np.ndarray, "h w c"]:
     """Shot noise of the light and read noise of the electronics, independent in every pixel and channel.
 
-    Shot noise is a Poisson number of electrons, taken as normal: right for more than some ten electrons, and there read
-    noise covers the difference.
+    Shot noise is a Poisson number of electrons, taken as normal: this holds for more than about ten electrons, and for
+    fewer, read noise covers the difference.
 
     Args:
       image: linear light, 0..1.
       rng: where the noise comes from.
-      electrons: that light 1 sets free in a pixel.
+      electrons: number that light 1 frees in a pixel.
       read_noise: standard deviation in electrons.
 
     Returns:
-      Linear light; may lie outside 0..1.
+      Linear light, which may lie outside 0..1.
     """
     deviation = np.sqrt(np.maximum(image, 0) / electrons + (read_noise / electrons) ** 2, dtype=np.float32)
     return image + deviation * rng.standard_normal(image.shape, np.float32)

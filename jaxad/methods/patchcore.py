@@ -3,15 +3,15 @@
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022. A frozen backbone's feature maps are
 averaged over 3x3 neighbourhoods; of all patches of all training images a greedy coreset is kept that covers the rest.
 
-The defaults are ADer's (what MIRAD ran), whose code is the official one with another image score.
-configs/patchcore_official.py and configs/patchcore_anomalib.py have the settings of the other two. Unlike the
-references, rows have a fixed order, no image is left out, and all draws come from the run's key.
+configs/patchcore.py has the settings of ADer (what MIRAD ran), whose code is the official one with another image score,
+of the official code and of anomalib. Unlike the references, rows have a fixed order, no image is left out, and all
+draws come from the run's key.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,7 @@ from jaxad.method import Batch, Fit, Method, Normalization, Prediction, Variable
 from jaxad.nn.coreset import k_center_greedy, mean_distances, projection, total_distances
 from jaxad.nn.neighbours import nearest, squared_norms
 from jaxad.nn.scoring import anomaly_map, largest
-from jaxad.settings import choice, number, setting
-
-CORESETS = ("approximate", "greedy", "anomalib", "random", "identity")
-IMAGE_SCORES = ("map_max", "patch_max", "reweighted")
-UPSAMPLES, BORDERS = ("bilinear", "nearest"), ("symmetric", "reflect")
+from jaxad.settings import Count, Within, read, setting
 
 BANK_MULTIPLE = 256  # rows are filled up to it, so that the bank can be cut over devices
 
@@ -51,8 +47,8 @@ class PatchCore(Method):
       projection_dim: length to which rows are randomly projected for the selection; None: not at all. anomalib's
         coreset has its own rule.
       starts: number of random rows in the approximate coreset.
-      neighbours: the mean distance to so many nearest rows is the score.
-      squared: whether distances are squared.
+      neighbours: number of nearest rows whose mean distance is the score.
+      distance: squared or plain, between a patch and a row of the bank.
       image_score: the largest value of the smoothed map (ADer), of the patches (official), or the latter re-weighted
         (section 3.3, eq. 7).
       reweight_neighbours: b of eq. 7.
@@ -60,17 +56,17 @@ class PatchCore(Method):
     """
 
     patches: PatchFeatures
-    input_size: tuple[int, int] = (256, 256)
-    coreset: Literal["approximate", "greedy", "anomalib", "random", "identity"] = "approximate"
-    coreset_ratio: float = 0.1
-    projection_dim: int | None = 128
-    starts: int = 10
-    neighbours: int = 1
-    squared: bool = True
-    image_score: Literal["map_max", "patch_max", "reweighted"] = "map_max"
-    reweight_neighbours: int = 9
-    upsample: Literal["bilinear", "nearest"] = "bilinear"
-    border: Literal["symmetric", "reflect"] = "symmetric"
+    input_size: tuple[int, int]
+    coreset: Literal["approximate", "greedy", "anomalib", "random", "identity"]
+    coreset_ratio: Annotated[float, Within(0, 1, above=True)]
+    projection_dim: Count | None
+    starts: Count
+    neighbours: Count
+    distance: Literal["squared", "plain"]
+    image_score: Literal["map_max", "patch_max", "reweighted"]
+    reweight_neighbours: Count
+    upsample: Literal["bilinear", "nearest"]
+    border: Literal["symmetric", "reflect"]
 
     partition = (
         (r"^memory/(bank|norms)$", PartitionSpec("data")),
@@ -84,11 +80,11 @@ class PatchCore(Method):
     def init(self, key: Array) -> Variables:
         return self.patches.backbone.init(key)
 
-    def stages(self, examples: int) -> Sequence[Fit]:
+    def stages(self) -> Sequence[Fit]:
         return [Fit("memory_bank", self.start, self.update, self.finish)]
 
     def start(self, variables: Variables, examples: int, batch_size: int) -> dict[str, Array]:
-        """Room for the patches of all images; `finite` has one flag an image."""
+        """Room for the patches of all images; `finite` has one flag per image."""
         image = jax.ShapeDtypeStruct((batch_size, *self.input_size, 3), jnp.float32)
         b, gh, gw, d = jax.eval_shape(self.patches, variables, image).shape
         batches = -(-examples // batch_size)
@@ -133,7 +129,7 @@ class PatchCore(Method):
     ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
         """(distances, row numbers) of the k nearest rows of the bank."""
         memory = variables["memory"]
-        return nearest(queries, memory["bank"], k, squared=self.squared, norms=memory["norms"])
+        return nearest(queries, memory["bank"], k, squared=self.distance == "squared", norms=memory["norms"])
 
     def draws(self, key: Array, count: int, dim: int) -> tuple[Float[Array, "d p"] | None, Int[Array, " s"]]:
         """The projection for the selection, if any, and distinct starting rows out of `count`."""
@@ -190,7 +186,7 @@ class PatchCore(Method):
         patch, row = features.reshape(b, flat.shape[1], -1)[image, place], bank[index.reshape(b, -1)[image, place]]
         _, around = self.nearest(variables, row, self.reweight_neighbours)
         distances = jnp.sum((patch[:, None] - bank[around]) ** 2, -1)
-        distances = distances if self.squared else jnp.sqrt(distances)
+        distances = distances if self.distance == "squared" else jnp.sqrt(distances)
         return (1 - jax.nn.softmax(distances, axis=1)[:, 0]) * flat.max(1)
 
     def predict(self, variables: Variables, batch: Batch) -> Prediction:
@@ -227,23 +223,10 @@ def sparse_projection(key: Array, dim: int, count: int, eps: float = 0.9) -> Flo
     return jnp.where(used, jax.random.rademacher(signs, (dim, length), jnp.float32) * (dim**0.5 / length) ** 0.5, 0.0)
 
 
-def create(config: ConfigDict) -> PatchCore:
+def create(config: ConfigDict, categories: Sequence[str]) -> PatchCore:
     """PatchCore as `config` (configs/patchcore.py) says.
 
     Raises:
       UserError: a wrong value; the message names the field.
     """
-    return PatchCore(
-        patches=patch_features(config),
-        input_size=setting(config, "input.size"),
-        coreset=choice(config, "model.coreset", CORESETS),
-        coreset_ratio=number(config, "model.coreset_ratio", 0, 1, above=True),
-        projection_dim=number(config, "model.projection_dim", 1, whole=True, optional=True),
-        starts=number(config, "model.starts", 1, whole=True),
-        neighbours=number(config, "model.neighbours", 1, whole=True),
-        squared=choice(config, "model.distance", ("squared", "plain")) == "squared",
-        image_score=choice(config, "model.image_score", IMAGE_SCORES),
-        reweight_neighbours=number(config, "model.reweight_neighbours", 1, whole=True),
-        upsample=choice(config, "model.upsample", UPSAMPLES),
-        border=choice(config, "model.border", BORDERS),
-    )
+    return read(PatchCore, config, patches=patch_features(config), input_size=setting(config, "input.size"))

@@ -4,13 +4,12 @@ Tang and Jung, "Reliable Anomaly Detection and Localization System: Implications
 Access 2023 (10.1109/ACCESS.2023.3324314). There is no public code; this follows the equations on SimpleNet's modules.
 Images are resized and padded instead of cropped (`config.input.geometry = "pad"`); FDFA draws the standard deviation
 of the feature noise anew for every patch (eq. 3-4); HCELoss is a binary cross entropy with a temperature (eq. 5-7).
-Table 1's settings: A is hinge loss and fixed noise (SimpleNet), B is hce and fixed, C is hce and fdfa (RADL, the
-default).
+Table 1's settings: A is hinge loss and fixed noise (SimpleNet), B is hce and fixed, C is hce and fdfa (RADL).
 
-The equations leave open: the range of the standard deviation (ours has SimpleNet's 0.015 in its middle), whether it
-is drawn once a patch, image or batch (eq. 4 is of one patch vector), and how log(f / tau) is meant (here sigmoid(D /
-tau), which is cross entropy at tau = 1, as the paper says). The linear adaptor is in SimpleNet's code but not in
-RADL's equations.
+The equations leave open the range of the standard deviation (ours has SimpleNet's 0.015 in its middle), whether it is
+drawn once per patch, image or batch (eq. 4 has a single patch vector), and what log(f / tau) means (here the logarithm
+of sigmoid(D / tau), which is cross entropy at tau = 1, as the paper says). The linear adaptor is in SimpleNet's code
+but not in RADL's equations.
 """
 
 from collections.abc import Sequence
@@ -22,17 +21,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from jaxad.backbones.frozen import patch_features
 from jaxad.errors import UserError
-from jaxad.methods import simplenet
 from jaxad.methods.simplenet import SimpleNet
-from jaxad.settings import choice, number
-
-LOSSES, NOISES, GRANULARITIES, SCORES = (
-    ("hinge", "hce"),
-    ("fixed", "fdfa"),
-    ("patch", "image", "batch"),
-    ("logit", "prob"),
-)
+from jaxad.settings import Positive, read
 
 
 def hce_loss(
@@ -47,28 +39,28 @@ class RADL(SimpleNet):
     """RADL's settings, beside SimpleNet's.
 
     Attributes:
-      loss_name: hinge (setting A) or hce (B, C).
-      noise_name: fixed, of standard deviation `sigma` (A, B), or fdfa, of a random one (C).
+      loss_kind: hinge (setting A) or hce (B, C).
+      noise_kind: fixed, with standard deviation `sigma` (A, B), or fdfa, with a random one (C).
       sigma_low, sigma_high: the range of the random standard deviation.
       sigma_per: what one standard deviation is drawn for.
       tau: temperature of the hce loss.
       score: -D, or the probability 1 - sigmoid(D / tau).
     """
 
-    adapt: bool = False
-    decay_biases: bool = True
-    clip_norm: float | None = None
-    epochs: int = 40
-    batch_size: int = 8
-    drop_last: bool = False
-    image_score: Literal["map_max", "patch_max"] = "patch_max"
-    loss_name: Literal["hinge", "hce"] = "hce"
-    noise_name: Literal["fixed", "fdfa"] = "fdfa"
-    sigma_low: float = 0.005
-    sigma_high: float = 0.025
-    sigma_per: Literal["patch", "image", "batch"] = "patch"
-    tau: float = 0.5
-    score: Literal["logit", "prob"] = "logit"
+    loss_kind: Literal["hinge", "hce"]
+    noise_kind: Literal["fixed", "fdfa"]
+    sigma_low: Positive
+    sigma_high: Positive
+    sigma_per: Literal["patch", "image", "batch"]
+    tau: Positive
+    score: Literal["logit", "prob"]
+
+    def __post_init__(self):
+        if self.sigma_low > self.sigma_high:
+            raise UserError(
+                f"config.model.sigma_low is {self.sigma_low}, above config.model.sigma_high {self.sigma_high}; "
+                "expected a range"
+            )
 
     def draws(self, key: Array, shape: Sequence[int]) -> tuple[Float[Array, "b h w d"], Float[Array, "_ _ _ 1"]]:
         """Standard normal numbers for the features, and numbers in [0, 1) for the standard deviations."""
@@ -79,7 +71,7 @@ class RADL(SimpleNet):
 
     def noise(self, key: Array, shape: Sequence[int]) -> Float[Array, "b h w d"]:
         """N(0, s^2) with s fixed, or uniform in [sigma_low, sigma_high] (FDFA, eq. 3-4)."""
-        if self.noise_name == "fixed":
+        if self.noise_kind == "fixed":
             return super().noise(key, shape)
         direction, strength = self.draws(key, shape)
         return (self.sigma_low + (self.sigma_high - self.sigma_low) * strength) * direction
@@ -87,28 +79,16 @@ class RADL(SimpleNet):
     def loss_terms(
         self, true: Float[Array, "b h w"], fake: Float[Array, "b h w"]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        return hce_loss(true, fake, self.tau) if self.loss_name == "hce" else super().loss_terms(true, fake)
+        return hce_loss(true, fake, self.tau) if self.loss_kind == "hce" else super().loss_terms(true, fake)
 
     def patch_score(self, logit: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
         return jax.nn.sigmoid(-logit / self.tau) if self.score == "prob" else super().patch_score(logit)
 
 
-def create(config: ConfigDict) -> RADL:
+def create(config: ConfigDict, categories: Sequence[str]) -> RADL:
     """RADL as `config` (configs/radl.py) says.
 
     Raises:
       UserError: a wrong value; the message names the field.
     """
-    low = number(config, "model.sigma_low", 0, above=True)
-    if low > (high := number(config, "model.sigma_high", 0, above=True)):
-        raise UserError(f"config.model.sigma_low is {low}, above config.model.sigma_high {high}; expected a range")
-    return RADL(
-        **simplenet.settings(config),
-        loss_name=choice(config, "model.loss", LOSSES),
-        noise_name=choice(config, "model.noise", NOISES),
-        sigma_low=low,
-        sigma_high=high,
-        sigma_per=choice(config, "model.sigma_per", GRANULARITIES),
-        tau=number(config, "model.tau", 0, above=True),
-        score=choice(config, "model.score", SCORES),
-    )
+    return read(RADL, config, patches=patch_features(config))

@@ -5,12 +5,11 @@ features at strides 4, 8 and 16; a bottleneck fuses them (MFF) and embeds them a
 teacher's mirror, rebuilds them from the coarsest to the finest. A pixel's anomaly score is how far the rebuilt vectors
 point away from the teacher's.
 
-The defaults are those of ADer's benchmark (what MIRAD ran); configs/rd_official.py has the official code's. Both codes
-compare whole feature maps, flattened to one vector an image, where the paper's equation 1 compares pixel by pixel.
-Mirrors of other teachers than ResNets are ours: basic blocks of the features' channels, no last activation.
+configs/rd.py has the settings of ADer's benchmark (what MIRAD ran) and of the official code. Both codes compare whole
+feature maps, flattened to one vector per image, where the paper's equation 1 compares pixel by pixel. Mirrors of other
+teachers than ResNets are ours: basic blocks with the features' channels, no last activation.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -23,24 +22,24 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from jaxad import backbones
 from jaxad.backbones import resnet
-from jaxad.backbones.frozen import FrozenBackbone, frozen_backbone, merged
+from jaxad.backbones.frozen import FrozenBackbone, frozen_backbone
 from jaxad.backbones.mirrored import MirroredResNet
 from jaxad.errors import UserError
-from jaxad.method import Batch, Method, Normalization, Prediction, Train, Variables
+from jaxad.method import Batch, LossValue, Method, Normalization, Prediction, Train, Variables
 from jaxad.nn.blur import gaussian_blur
-from jaxad.nn.clipping import clip_by_global_norm
 from jaxad.nn.conv import Conv, kaiming_normal_fan_out
 from jaxad.nn.norm import BatchNorm
+from jaxad.nn.precision import narrowed, widened
 from jaxad.nn.resize import resize
 from jaxad.nn.scoring import largest
 from jaxad.nn.torch_layout import dotted, from_state_dict
-from jaxad.settings import choice, number, setting
+from jaxad.optimizers import adam, clip_by_global_norm, step_decay
+from jaxad.settings import Count, Dtype, Positive, Share, read, setting
+from jaxad.trees import inside, merge, under
 
-LOSSES, FUSIONS = ("flattened", "pixel"), ("add", "sum", "mul")
-STRIDES, SIGMA = (4, 8, 16), 4.0  # of the features, of the Gaussian over the map
-Pyramid = Sequence[Float[Array, "b _ _ _"]]  # features of these strides
+STRIDES, SIGMA = (4, 8, 16), 4.0  # of the features; of the Gaussian over the map, in pixels
+Pyramid = Sequence[Float[Array, "b _ _ _"]]  # features at these strides, finest first
 
 
 class Bottleneck(nn.Module):
@@ -73,23 +72,27 @@ class Bottleneck(nn.Module):
 
 
 class Student(nn.Module):
-    """All that is trained: (the rebuilt features, their embedding) from the teacher's features.
+    """Everything that is trained: the teacher's features to (the rebuilt features, their embedding).
 
     Attributes:
       channels: of the teacher's features.
-      embedding, mirror: the ResNets whose forms bottleneck and decoder have.
+      embedding, mirror: the ResNets that bottleneck and decoder are shaped after.
       signed: whether the teacher's features may be negative.
+      dtype: of the computation; what comes out is float32.
     """
 
     channels: tuple[int, ...]
     embedding: resnet.Architecture
     mirror: resnet.Architecture
     signed: bool
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, teacher: Pyramid, train: bool) -> tuple[Pyramid, Float[Array, "b h w c"]]:
-        embedded = Bottleneck(self.channels, self.embedding, name="bottleneck")(teacher, train)
-        return MirroredResNet(self.channels, self.mirror, self.signed, name="decoder")(embedded, train), embedded
+        seen = [narrowed(x, self.dtype) for x in teacher]
+        embedded = Bottleneck(self.channels, self.embedding, name="bottleneck")(seen, train)
+        rebuilt = MirroredResNet(self.channels, self.mirror, self.signed, name="decoder")(embedded, train)
+        return [widened(x) for x in rebuilt], widened(embedded)
 
 
 def cosine_distance(teacher: Float[Array, "*n d"], student: Float[Array, "*n d"]) -> Float[Array, "*n"]:
@@ -130,21 +133,21 @@ class RD(Method):
       learning_rate: of Adam.
       decay_at: share of the steps after which the learning rate is a tenth; None: never.
       clip_norm: gradient norm at which bottleneck and decoder are clipped together; None: never.
-      cache_features: whether the teacher runs once an image, not in every step.
+      dtype: of the student's computation.
       epochs, batch_size, drop_last: as in `Train`.
     """
 
     teacher: FrozenBackbone
-    wide_embedding: bool = False
-    loss_kind: Literal["flattened", "pixel"] = "flattened"
-    fusion: Literal["add", "sum", "mul"] = "add"
-    learning_rate: float = 0.005
-    decay_at: float | None = 0.8
-    clip_norm: float | None = 5.0
-    cache_features: bool = True
-    epochs: int = 100
-    batch_size: int = 16
-    drop_last: bool = True
+    wide_embedding: bool
+    loss_kind: Literal["flattened", "pixel"]
+    fusion: Literal["add", "sum", "mul"]
+    learning_rate: Positive
+    decay_at: Share | None
+    clip_norm: Positive | None
+    dtype: Dtype
+    epochs: Count
+    batch_size: Count
+    drop_last: bool
 
     @property
     def normalization(self) -> Normalization:
@@ -152,57 +155,56 @@ class RD(Method):
 
     @property
     def student(self) -> Student:
-        mirror = resnet.ARCHITECTURES.get(self.teacher.name, resnet.ARCHITECTURES["resnet18"])
+        resnets = resnet.ARCHITECTURES
+        mirror = resnets.get(self.teacher.name, resnets["resnet18"])
         embedding = mirror if self.wide_embedding else replace(mirror, width=1)
-        return Student(self.teacher.channels, embedding, mirror, signed=self.teacher.name not in backbones.RESNETS)
+        signed = self.teacher.name not in resnets
+        return Student(self.teacher.channels, embedding, mirror, signed, self.dtype)
 
     def init(self, key: Array) -> Variables:
         teacher, student = jax.random.split(key)
-        return merged(self.teacher.init(teacher), jax.jit(self.init_student)(student))
+        return merge(self.teacher.init(teacher), jax.jit(self.init_student)(student))
 
     def init_student(self, key: Array) -> Variables:
         """Bottleneck and decoder before training."""
         sides = (64 // stride for stride in STRIDES)
         teacher = [jnp.zeros((1, n, n, c)) for n, c in zip(sides, self.teacher.channels, strict=True)]
-        return {name: {"student": tree} for name, tree in self.student.init(key, teacher, train=False).items()}
+        return under("student", dict(self.student.init(key, teacher, train=False)))
 
     def features(self, variables: Variables, batch: Batch) -> dict[str, Float[Array, "b _ _ _"]]:
-        """What the teacher sees, by tap; it never changes."""
+        """The teacher's features by tap; they never change."""
         return self.teacher(variables, batch["image"])
 
     def rebuild(self, variables: Variables, teacher: Pyramid, train: bool = False) -> Any:
         """The student's (features, embedding); in training together with {"batch_stats": the new statistics}."""
-        weights = {name: variables[name]["student"] for name in ("params", "batch_stats")}
-        return self.student.apply(weights, teacher, train, mutable=["batch_stats"] if train else False)
+        mutable = ["batch_stats"] if train else False
+        return self.student.apply(inside(variables, "student"), teacher, train, mutable=mutable)
 
-    def loss(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
-        """Sum of the three scales' losses."""
-        seen = batch["features"] if self.cache_features else self.features(variables, batch)
-        teacher = [seen[tap] for tap in self.teacher.taps]
+    def loss(self, variables: Variables, batch: Batch, key: Array) -> LossValue:
+        """The sum of the losses at the three scales."""
+        teacher = [batch["features"][tap] for tap in self.teacher.taps]
         (student, _), updates = self.rebuild(variables, teacher, train=True)
         losses = distillation_losses(teacher, student, self.loss_kind)
         metrics = {f"loss_stride{stride}": value for stride, value in zip(STRIDES, losses, strict=True)}
-        return jnp.sum(jnp.stack(losses)), ({"batch_stats": {"student": updates["batch_stats"]}}, metrics)
+        return jnp.sum(jnp.stack(losses)), (under("student", updates), metrics)
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """Adam over a stage of so many steps."""
-        rate: Any = self.learning_rate
-        if self.decay_at is not None:
-            rate = optax.piecewise_constant_schedule(rate, {math.ceil(self.decay_at * steps): 0.1})
-        return optax.chain(clip_by_global_norm(self.clip_norm), optax.adam(rate, b1=0.5, b2=0.999))
+        rate = step_decay(self.learning_rate, self.decay_at)
+        return optax.chain(clip_by_global_norm(self.clip_norm), adam(rate, steps, b1=0.5))
 
-    def stages(self, examples: int) -> Sequence[Train]:
-        stage = Train(
-            name="distillation",
-            loss=self.loss,
-            optimizer=optax.identity(),
-            trainable=lambda path: path.startswith("student/"),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-            features=self.features if self.cache_features else None,
-        )
-        return [replace(stage, optimizer=self.optimizer(stage.total_steps(examples)))]
+    def stages(self) -> Sequence[Train]:
+        return [
+            Train(
+                name="distillation",
+                loss=self.loss,
+                optimizer=self.optimizer,
+                trainable=lambda path: path.startswith("student/"),
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                drop_last=self.drop_last,
+                features=self.features,
+            )
+        ]
 
     def predict(self, variables: Variables, batch: Batch) -> Prediction:
         teacher = list(self.features(variables, batch).values())
@@ -211,10 +213,10 @@ class RD(Method):
         return Prediction(maps, largest(maps))
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray]) -> Variables:
-        """From ADer's checkpoint; the official code's three modules become one by ADer's names as prefixes."""
+        """From ADer's checkpoint; the official code's three modules become one with ADer's names as prefixes."""
         shapes = jax.eval_shape(self.init_student, jax.random.key(0))
         student = from_state_dict(shapes, state_dict, torch_name, "weights of RD")
-        return merged(self.teacher.from_torch(state_dict, "net_t."), student)
+        return merge(self.teacher.from_torch(state_dict, "net_t."), student)
 
 
 def torch_name(path: str) -> str:
@@ -222,29 +224,17 @@ def torch_name(path: str) -> str:
     return dotted(path).replace("student.bottleneck", "mff_oce").replace("student.decoder", "net_s")
 
 
-def create(config: ConfigDict) -> RD:
+def create(config: ConfigDict, categories: Sequence[str]) -> RD:
     """RD as `config` (configs/rd.py) says.
 
     Raises:
       UserError: a wrong value; the message names the field.
     """
-    teacher = frozen_backbone(config)
-    strides = tuple(backbones.channels(teacher.name)[tap][0] for tap in teacher.taps)
-    if strides != STRIDES:
-        raise UserError(f"config.backbone.taps have strides {strides}; RD needs three taps of strides {STRIDES}")
-    size = setting(config, "input.size")
+    teacher, size = frozen_backbone(config), setting(config, "input.size")
+    if teacher.strides != STRIDES:
+        raise UserError(
+            f"config.backbone.taps have strides {teacher.strides}; expected three taps of strides {STRIDES}"
+        )
     if any(length % 32 for length in size):
         raise UserError(f"config.input.size is {size}; RD halves the image five times: take multiples of 32")
-    return RD(
-        teacher,
-        wide_embedding=setting(config, "model.wide_embedding"),
-        loss_kind=choice(config, "model.loss", LOSSES),
-        fusion=choice(config, "model.fusion", FUSIONS),
-        learning_rate=number(config, "train.learning_rate", 0, above=True),
-        decay_at=number(config, "train.decay_at", 0, 1, optional=True),
-        clip_norm=number(config, "train.clip_norm", 0, above=True, optional=True),
-        cache_features=setting(config, "train.cache_features"),
-        epochs=number(config, "train.epochs", 1, whole=True),
-        batch_size=number(config, "train.batch_size", 1, whole=True),
-        drop_last=setting(config, "train.drop_last"),
-    )
+    return read(RD, config, teacher=teacher)

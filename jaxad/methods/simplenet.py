@@ -4,9 +4,9 @@ Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localiz
 gives locally pooled patch features; a linear adaptor moves them to the target domain; Gaussian noise in feature space
 makes anomalies; a two-layer discriminator D tells the two apart with a hinge loss. A patch's anomaly score is -D.
 
-The defaults are those of ADer's benchmark (what MIRAD ran); the official code's other settings are in
-configs/simplenet_official.py. Both codes step two optimisers after one forward pass, which is one joint step. Without
-augmentation the patch features never change, so they are computed once.
+configs/simplenet.py has the settings of ADer's benchmark (what MIRAD ran) and of the official code. Both codes step two
+optimizers after one forward pass, which is one joint step. Without augmentation the patch features never change, so
+they are computed once per image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,17 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from jaxad.backbones.frozen import PatchFeatures, merged, patch_features
-from jaxad.method import Batch, Method, Normalization, Prediction, Train, Variables
+from jaxad.backbones.frozen import PatchFeatures, patch_features
+from jaxad.method import Batch, LossValue, Method, Normalization, Prediction, Train, Variables
+from jaxad.nn.linear import Dense
 from jaxad.nn.norm import BatchNorm
+from jaxad.nn.precision import narrowed, widened
 from jaxad.nn.scoring import anomaly_map, largest
 from jaxad.nn.torch_layout import from_state_dict
-from jaxad.settings import choice, number, setting
+from jaxad.optimizers import adam, adamw, by_module, clip_by_global_norm, matrices
+from jaxad.settings import Count, Dtype, NonNegative, Positive, read
+from jaxad.trees import inside, merge, under
 
-IMAGE_SCORES = ("map_max", "patch_max")
 # BatchNorm takes these shifts away again: their gradient is 0 but for rounding, which Adam would blow up to full steps
 CANCELLED_BIASES = ("adaptor/bias", "discriminator/hidden/bias")
 
@@ -53,9 +56,9 @@ def torch_bias(fan_in: int):
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def adaptor(dim: int) -> nn.Dense:
+def feature_adaptor(dim: int) -> Dense:
     """The feature adaptor (section 3.2): one linear layer."""
-    return nn.Dense(dim, kernel_init=nn.initializers.xavier_normal(), bias_init=torch_bias(dim))
+    return Dense(dim, kernel_init=nn.initializers.xavier_normal(), bias_init=torch_bias(dim))
 
 
 class Discriminator(nn.Module):
@@ -66,9 +69,9 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "*n d"], train: bool) -> Float[Array, "*n"]:
         init, bias_init = nn.initializers.xavier_normal(), torch_bias(features.shape[-1])
-        hidden = nn.Dense(self.width, kernel_init=init, bias_init=bias_init, name="hidden")(features)
+        hidden = Dense(self.width, kernel_init=init, bias_init=bias_init, name="hidden")(features)
         hidden = nn.leaky_relu(BatchNorm(name="norm")(hidden, train), 0.2)
-        return nn.Dense(1, use_bias=False, kernel_init=init, name="logit")(hidden)[..., 0]
+        return Dense(1, use_bias=False, kernel_init=init, name="logit")(hidden)[..., 0]
 
 
 @dataclass(frozen=True)
@@ -77,34 +80,36 @@ class SimpleNet(Method):
 
     Attributes:
       patches: the features of the frozen backbone.
-      adapt: whether the feature adaptor is there.
+      adaptor: whether there is a feature adaptor.
       margin: of the hinge loss.
       sigma: standard deviation of the feature noise.
       adaptor_learning_rate, adaptor_decay: of AdamW.
       discriminator_learning_rate, discriminator_decay: of Adam with coupled L2.
       decay_biases: whether weight decay acts on biases and BatchNorm too.
       clip_norm: gradient norm at which adaptor and discriminator are clipped, each by itself; None: never.
-      train_cancelled_biases: whether the biases that BatchNorm cancels take their steps of rounding noise, as in the
-        reference codes. The loss and the scores do not depend on it; without, runs on different devices stay equal.
+      cancelled_biases: whether biases that BatchNorm cancels take their steps of rounding noise, as in the reference
+        codes. The loss and the scores do not depend on it; without, runs on different devices stay equal.
+      dtype: of the head's computation.
       epochs, batch_size, drop_last: as in `Train`.
       image_score: the largest value of the smoothed map (ADer) or of the patches (official).
     """
 
     patches: PatchFeatures
-    adapt: bool = True
-    margin: float = 0.5
-    sigma: float = 0.015
-    adaptor_learning_rate: float = 1e-4
-    adaptor_decay: float = 0.01
-    discriminator_learning_rate: float = 2e-4
-    discriminator_decay: float = 1e-5
-    decay_biases: bool = False
-    clip_norm: float | None = 5.0
-    train_cancelled_biases: bool = False
-    epochs: int = 100
-    batch_size: int = 32
-    drop_last: bool = True
-    image_score: Literal["map_max", "patch_max"] = "map_max"
+    adaptor: bool
+    margin: NonNegative
+    sigma: Positive
+    adaptor_learning_rate: NonNegative
+    adaptor_decay: NonNegative
+    discriminator_learning_rate: NonNegative
+    discriminator_decay: NonNegative
+    decay_biases: bool
+    clip_norm: Positive | None
+    cancelled_biases: bool
+    dtype: Dtype
+    epochs: Count
+    batch_size: Count
+    drop_last: bool
+    image_score: Literal["map_max", "patch_max"]
 
     @property
     def normalization(self) -> Normalization:
@@ -112,26 +117,27 @@ class SimpleNet(Method):
 
     def init(self, key: Array) -> Variables:
         backbone, head = jax.random.split(key)
-        return merged(self.patches.backbone.init(backbone), self.init_head(head))
+        return merge(self.patches.backbone.init(backbone), self.init_head(head))
 
     def init_head(self, key: Array) -> Variables:
         """Adaptor and discriminator before training."""
         features = jnp.zeros((2, self.patches.dim))
         ours, theirs = jax.random.split(key)
-        discriminator = Discriminator().init(ours, features, train=False)
-        variables = {collection: {"discriminator": tree} for collection, tree in discriminator.items()}
-        if self.adapt:
-            variables["params"]["adaptor"] = adaptor(self.patches.dim).init(theirs, features)["params"]
+        variables = under("discriminator", dict(Discriminator().init(ours, features, train=False)))
+        if self.adaptor:
+            adaptor = feature_adaptor(self.patches.dim).init(theirs, features)
+            variables = merge(variables, under("adaptor", dict(adaptor)))
         return variables
 
     def features(self, variables: Variables, batch: Batch) -> Float[Array, "b h w d"]:
-        """What the head sees; it never changes."""
+        """The patch features that the head works on; they never change."""
         return self.patches(variables, batch["image"])
 
     def adapted(self, variables: Variables, features: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         """The features in the target domain."""
-        if self.adapt:
-            features = adaptor(self.patches.dim).apply({"params": variables["params"]["adaptor"]}, features)  # type: ignore
+        features = narrowed(features, self.dtype)
+        if self.adaptor:
+            features = feature_adaptor(self.patches.dim).apply(inside(variables, "adaptor"), features)  # type: ignore
         return features
 
     def noise(self, key: Array, shape: Sequence[int]) -> Float[Array, "b h w d"]:
@@ -145,50 +151,46 @@ class SimpleNet(Method):
         return hinge_loss(true, fake, self.margin)
 
     def patch_score(self, logit: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
-        """D to anomaly score."""
+        """The anomaly score that D's output stands for."""
         return -logit
 
-    def loss(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
-        """Sum of the two terms; both pass D together, so that BatchNorm's statistics are joint."""
+    def loss(self, variables: Variables, batch: Batch, key: Array) -> LossValue:
+        """The sum of the two terms; both pass through D together, so that BatchNorm's statistics are joint."""
         true = self.adapted(variables, batch["features"])
-        rows = jnp.stack([true, true + self.noise(key, true.shape)], axis=1)  # the batch is cut over devices
+        noisy = true + self.noise(key, true.shape).astype(true.dtype)
+        rows = jnp.stack([true, noisy], axis=1)  # the batch is cut over devices
         logit, updates = Discriminator().apply(
-            {c: variables[c]["discriminator"] for c in ("params", "batch_stats")},
+            inside(variables, "discriminator"),
             rows.reshape(-1, rows.shape[-1]),  # XLA's CPU backward pass is twice as fast on rows as on images
             train=True,
             mutable=["batch_stats"],
         )
-        true_loss, fake_loss = self.loss_terms(*jnp.unstack(logit.reshape(rows.shape[:-1]), axis=1))
-        statistics = {"batch_stats": {"discriminator": updates["batch_stats"]}}
+        true_loss, fake_loss = self.loss_terms(*jnp.unstack(widened(logit).reshape(rows.shape[:-1]), axis=1))
+        statistics = under("discriminator", dict(updates))
         return true_loss + fake_loss, (statistics, {"loss_true": true_loss, "loss_fake": fake_loss})
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
         """AdamW for the adaptor, Adam with L2 in the gradient for the discriminator."""
-        decayed = None if self.decay_biases else lambda params: jax.tree.map(lambda value: value.ndim > 1, params)
-        clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
-        groups = {
-            "adaptor": optax.adamw(self.adaptor_learning_rate, weight_decay=self.adaptor_decay, mask=decayed),
-            "discriminator": optax.chain(
-                optax.add_decayed_weights(self.discriminator_decay, decayed),
-                optax.adam(self.discriminator_learning_rate),
-            ),
-        }
-        return optax.multi_transform(
-            {name: optax.chain(clip, group) for name, group in groups.items()},
-            lambda params: {name: jax.tree.map(lambda _: name, tree) for name, tree in params.items()},  # noqa: B023
-        )
+        decayed, clip = None if self.decay_biases else matrices, clip_by_global_norm(self.clip_norm)
+        rates = self.adaptor_learning_rate, self.discriminator_learning_rate
+        adaptor = adamw(rates[0], steps, weight_decay=self.adaptor_decay, decayed=decayed)
+        discriminator = adam(rates[1], steps, l2=self.discriminator_decay, decayed=decayed)
+        return by_module({
+            "adaptor": optax.chain(clip, adaptor),
+            "discriminator": optax.chain(clip, discriminator),
+        })  # fmt: skip
 
     def trainable(self, path: str) -> bool:
-        """Adaptor and discriminator."""
-        cancelled = path in CANCELLED_BIASES and not self.train_cancelled_biases
+        """Whether the path belongs to adaptor or discriminator."""
+        cancelled = path in CANCELLED_BIASES and not self.cancelled_biases
         return path.startswith(("adaptor/", "discriminator/")) and not cancelled
 
-    def stages(self, examples: int) -> Sequence[Train]:
+    def stages(self) -> Sequence[Train]:
         return [
             Train(
                 name="discriminator",
                 loss=self.loss,
-                optimizer=self.optimizer(),
+                optimizer=self.optimizer,
                 trainable=self.trainable,
                 epochs=self.epochs,
                 batch_size=self.batch_size,
@@ -198,10 +200,10 @@ class SimpleNet(Method):
         ]
 
     def logit(self, variables: Variables, features: Float[Array, "b h w d"]) -> Float[Array, "b h w"]:
-        """D, with the running statistics."""
-        weights = {collection: variables[collection]["discriminator"] for collection in ("params", "batch_stats")}
-        logit: Any = Discriminator().apply(weights, self.adapted(variables, features), train=False)
-        return logit
+        """D of the adapted features."""
+        adapted = self.adapted(variables, features)
+        logit: Any = Discriminator().apply(inside(variables, "discriminator"), adapted, train=False)
+        return widened(logit)
 
     def predict(self, variables: Variables, batch: Batch) -> Prediction:
         scores = self.patch_score(self.logit(variables, self.features(variables, batch)))
@@ -212,38 +214,13 @@ class SimpleNet(Method):
         prefix = "net_simplenet." if any(key.startswith("net_simplenet.") for key in state_dict) else ""
         shapes = jax.eval_shape(self.init_head, jax.random.key(0))
         head = from_state_dict(shapes, state_dict, lambda path: prefix + TORCH_NAMES[path], "weights of SimpleNet")
-        return merged(self.patches.backbone.from_torch(state_dict, f"{prefix}backbone."), head)
+        return merge(self.patches.backbone.from_torch(state_dict, f"{prefix}backbone."), head)
 
 
-def settings(config: ConfigDict) -> dict[str, Any]:
-    """The fields of `SimpleNet` from a config.
-
-    Raises:
-      UserError: a wrong value; the message names the field.
-    """
-    return {
-        "patches": patch_features(config),
-        "adapt": setting(config, "model.adaptor"),
-        "margin": number(config, "model.margin", 0),
-        "sigma": number(config, "model.sigma", 0, above=True),
-        "adaptor_learning_rate": number(config, "train.adaptor_learning_rate", 0),
-        "adaptor_decay": number(config, "train.adaptor_decay", 0),
-        "discriminator_learning_rate": number(config, "train.discriminator_learning_rate", 0),
-        "discriminator_decay": number(config, "train.discriminator_decay", 0),
-        "decay_biases": setting(config, "train.decay_biases"),
-        "clip_norm": number(config, "train.clip_norm", 0, above=True, optional=True),
-        "train_cancelled_biases": setting(config, "train.cancelled_biases"),
-        "epochs": number(config, "train.epochs", 1, whole=True),
-        "batch_size": number(config, "train.batch_size", 1, whole=True),
-        "drop_last": setting(config, "train.drop_last"),
-        "image_score": choice(config, "model.image_score", IMAGE_SCORES),
-    }
-
-
-def create(config: ConfigDict) -> SimpleNet:
+def create(config: ConfigDict, categories: Sequence[str]) -> SimpleNet:
     """SimpleNet as `config` (configs/simplenet.py) says.
 
     Raises:
       UserError: a wrong value; the message names the field.
     """
-    return SimpleNet(**settings(config))
+    return read(SimpleNet, config, patches=patch_features(config))

@@ -5,15 +5,16 @@ strides 2 to 16, brought to one grid. A transformer reconstructs them; what it c
 devices keep it from passing everything through: a learned query in every decoder layer, attention that is blind to a
 token's neighbourhood, and noise on the input tokens in training, whose target stays clean.
 
-The defaults are those of ADer's benchmark (what MIRAD ran); the official code's other settings are in
-configs/uniad_official.py. Without augmentation the features never change, so they are computed once.
+configs/uniad.py has the settings of ADer's benchmark (what MIRAD ran) and of the official code. Without augmentation
+the features never change, so they are computed once per image.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +24,18 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from jaxad import backbones
-from jaxad.backbones.frozen import FrozenBackbone, frozen_backbone, merged
+from jaxad.backbones.frozen import FrozenBackbone, frozen_backbone
 from jaxad.errors import UserError
-from jaxad.method import Batch, Method, Normalization, Prediction, Train, Variables
+from jaxad.method import Batch, LossValue, Method, Normalization, Prediction, Train, Variables
 from jaxad.nn.norm import LayerNorm
+from jaxad.nn.precision import narrowed, widened
 from jaxad.nn.resize import resize
 from jaxad.nn.scoring import largest
 from jaxad.nn.torch_layout import from_state_dict
 from jaxad.nn.transformer import EncoderLayer, LearnedPosition, PostNormLayer, linear, neighbour_mask, sine_position
-from jaxad.settings import choice, number, setting
+from jaxad.optimizers import adamw, clip_by_global_norm, matrices, step_decay
+from jaxad.settings import Count, Dtype, NonNegative, Positive, Share, Whole, Within, read, setting
+from jaxad.trees import merge, under
 
 
 class DecoderLayer(PostNormLayer):
@@ -42,6 +45,7 @@ class DecoderLayer(PostNormLayer):
     def __call__(self, memory: Float[Array, "b t c"], before: Array, position, blocked, train: bool) -> Array:
         init = nn.initializers.normal(1.0)
         query = nn.Embed(*memory.shape[1:], embedding_init=init, name="learned_embed").embedding[None]
+        query, position = query.astype(memory.dtype), position.astype(memory.dtype)
         keys = memory + position
         x = self.attend("self_attn", "norm1", query, query + position, keys, memory, blocked, train)
         x = self.attend("multihead_attn", "norm2", x, x + position, before + position, before, blocked, train)
@@ -49,7 +53,7 @@ class DecoderLayer(PostNormLayer):
 
 
 class Transformer(nn.Module):
-    """Feature tokens to reconstructed ones, and every layer's output by name."""
+    """Feature tokens to reconstructed ones, and the output of every layer by name; `dtype` is of the computation."""
 
     grid: tuple[int, int]
     neighbor_size: tuple[int, int]
@@ -60,6 +64,7 @@ class Transformer(nn.Module):
     feedforward: int = 1024
     dropout: float = 0.1
     position: str = "learned"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b t d"], train: bool = False) -> tuple[Array, dict[str, Array]]:
@@ -70,14 +75,14 @@ class Transformer(nn.Module):
             position = sine_position(self.grid, self.width)
         layer = {"heads": self.heads, "feedforward": self.feedforward, "dropout": self.dropout}
         out: dict[str, Any] = {"position": position}
-        out["input_proj"] = x = linear(self.width, name="input_proj")(tokens)
+        out["input_proj"] = x = linear(self.width, name="input_proj")(narrowed(tokens, self.dtype))
         for i in range(self.encoder_layers):
             out[f"enc{i}"] = x = EncoderLayer(**layer, name=f"encoder_{i}")(x, position, blocked, train)
         memory = x
         for i in range(self.decoder_layers):
             out[f"dec{i}"] = x = DecoderLayer(**layer, name=f"decoder_{i}")(memory, x, position, blocked, train)
         x = LayerNorm(name="decoder_norm")(x)
-        return linear(tokens.shape[-1], name="output_proj")(x), out
+        return widened(linear(tokens.shape[-1], name="output_proj")(x)), out
 
 
 def torch_name(path: str) -> str:
@@ -92,28 +97,79 @@ class UniAD(Method):
 
     Attributes:
       backbone: the frozen network; its taps are concatenated on the grid of the last one.
-      transformer: sizes of the transformer, its neighbourhood and grid.
+      input_size: height and width of the images.
+      neighbor_size: side of the neighbourhood that attention does not see, in tokens; None: one for 32 pixels.
+      width, heads, encoder_layers, decoder_layers, feedforward, dropout, position: of the transformer.
       jitter_scale: of the noise on the tokens.
       learning_rate, weight_decay: of AdamW.
       learning_rate_drop: share of the training after which the learning rate is a tenth.
       decay_biases: whether weight decay acts on biases and LayerNorm too.
       clip_norm: global gradient norm.
+      dtype: of the transformer's computation.
       epochs, batch_size, drop_last: as in `Train`.
       image_score: largest value of the map averaged over 16x16 pixels, or the map's mean or standard deviation.
     """
 
     backbone: FrozenBackbone
-    transformer: Transformer
-    jitter_scale: float = 20.0
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
-    learning_rate_drop: float = 0.8
-    decay_biases: bool = False
-    clip_norm: float = 5.0
-    epochs: int = 100
-    batch_size: int = 8
-    drop_last: bool = True
-    image_score: Literal["max", "mean", "std"] = "max"
+    input_size: tuple[int, int]
+    neighbor_size: Whole | None
+    width: Count
+    heads: Count
+    encoder_layers: Count
+    decoder_layers: Count
+    feedforward: Count
+    dropout: Annotated[float, Within(0, 0.99)]
+    position: Literal["learned", "sine"]
+    jitter_scale: NonNegative
+    learning_rate: NonNegative
+    weight_decay: NonNegative
+    learning_rate_drop: Share
+    decay_biases: bool
+    clip_norm: Positive
+    dtype: Dtype
+    epochs: Count
+    batch_size: Count
+    drop_last: bool
+    image_score: Literal["max", "mean", "std"]
+
+    def __post_init__(self):
+        if self.width % self.heads or self.width % 4:
+            wanted = f"a multiple of 4 and of config.model.heads, {self.heads}"
+            raise UserError(f"config.model.width is {self.width}; expected {wanted}")
+        if neighbour_mask(self.grid, self.neighbourhood).all(1).any():
+            raise UserError(
+                f"config.model.neighbor_size is {self.neighbor_size}: a neighbourhood of {self.neighbourhood} leaves "
+                f"some of {self.grid[0]}x{self.grid[1]} tokens nothing to look at; set it lower, or config.input.size "
+                "higher"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        height, width = (-(-side // self.backbone.strides[-1]) for side in self.input_size)
+        return height, width
+
+    @property
+    def neighbourhood(self) -> tuple[int, int]:
+        """Rows and columns of tokens around its own place that a token does not see."""
+        if self.neighbor_size is None:
+            return self.input_size[0] // 32, self.input_size[1] // 32
+        return self.neighbor_size, self.neighbor_size
+
+    @functools.cached_property
+    def transformer(self) -> Transformer:
+        return Transformer(
+            self.grid,
+            self.neighbourhood,
+            self.width,
+            self.heads,
+            self.encoder_layers,
+            self.decoder_layers,
+            self.feedforward,
+            self.dropout,
+            self.position,
+            self.dtype,
+        )
 
     @property
     def normalization(self) -> Normalization:
@@ -121,15 +177,15 @@ class UniAD(Method):
 
     def init(self, key: Array) -> Variables:
         backbone, transformer = jax.random.split(key)
-        return merged(self.backbone.init(backbone), self.init_transformer(transformer))
+        return merge(self.backbone.init(backbone), self.init_transformer(transformer))
 
     def init_transformer(self, key: Array) -> Variables:
         """The transformer before training."""
-        tokens = jnp.zeros((1, math.prod(self.transformer.grid), sum(self.backbone.channels)))
-        return {"params": {"transformer": self.transformer.init(key, tokens)["params"]}}
+        tokens = jnp.zeros((1, math.prod(self.grid), sum(self.backbone.channels)))
+        return under("transformer", dict(self.transformer.init(key, tokens)))
 
     def features(self, variables: Variables, batch: Batch) -> Float[Array, "b h w d"]:
-        """All taps at the last one's grid (corners aligned), concatenated; they never change."""
+        """All taps, resized to the grid of the last one (corners aligned) and concatenated; they never change."""
         taps = list(self.backbone(variables, batch["image"]).values())
         height, width = taps[-1].shape[1:3]
         return jnp.concatenate([resize(tap, (height, width), align_corners=True) for tap in taps], axis=-1)
@@ -143,46 +199,46 @@ class UniAD(Method):
         length = jnp.linalg.norm(tokens, axis=-1, keepdims=True)
         return tokens + self.noise(key, tokens.shape) * (length / tokens.shape[-1]) * self.jitter_scale
 
-    def rebuild(self, variables: Variables, tokens: Float[Array, "b t d"], **how) -> Float[Array, "b t d"]:
-        """What the transformer makes of the tokens."""
+    def rebuild(self, variables: Variables, tokens: Float[Array, "b t d"], **how: Any) -> Float[Array, "b t d"]:
+        """The reconstructed tokens."""
         rebuilt: Any = self.transformer.apply({"params": variables["params"]["transformer"]}, tokens, **how)
         return rebuilt[0]
 
-    def loss(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
-        """Mean squared error between the clean features and what is made of those with noise."""
+    def loss(self, variables: Variables, batch: Batch, key: Array) -> LossValue:
+        """Mean squared error between the clean features and those reconstructed from noisy ones."""
         clean = jax.lax.collapse(batch["features"], 1, 3)
-        rngs = {"dropout": jax.random.fold_in(key, 1)} if self.transformer.dropout else None
+        rngs = {"dropout": jax.random.fold_in(key, 1)} if self.dropout else None
         rebuilt = self.rebuild(variables, self.jitter(clean, key), train=True, rngs=rngs)
         return jnp.mean(jnp.square(rebuilt - clean)), ({}, {})
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """Clipped AdamW, a tenth of the learning rate near the end."""
-        decayed = None if self.decay_biases else lambda params: jax.tree.map(lambda value: value.ndim > 1, params)
-        rate = optax.piecewise_constant_schedule(self.learning_rate, {math.ceil(self.learning_rate_drop * steps): 0.1})
-        adamw = optax.adamw(rate, weight_decay=self.weight_decay, mask=decayed)
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
-
-    def stages(self, examples: int) -> Sequence[Train]:
-        stage = Train(
-            name="transformer",
-            loss=self.loss,
-            optimizer=optax.identity(),
-            trainable=lambda path: path.startswith("transformer/"),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-            features=self.features,
+        rate, decayed = step_decay(self.learning_rate, self.learning_rate_drop), None if self.decay_biases else matrices
+        return optax.chain(
+            clip_by_global_norm(self.clip_norm), adamw(rate, steps, weight_decay=self.weight_decay, decayed=decayed)
         )
-        return [replace(stage, optimizer=self.optimizer(stage.total_steps(examples)))]
+
+    def stages(self) -> Sequence[Train]:
+        return [
+            Train(
+                name="transformer",
+                loss=self.loss,
+                optimizer=self.optimizer,
+                trainable=lambda path: path.startswith("transformer/"),
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                drop_last=self.drop_last,
+                features=self.features,
+            )
+        ]
 
     def maps(self, variables: Variables, features: Float[Array, "b h w d"], size: tuple[int, int]) -> Array:
-        """How far each feature is from its reconstruction, enlarged to `size`."""
+        """The distance of each feature from its reconstruction, enlarged to `size`."""
         rebuilt = self.rebuild(variables, jax.lax.collapse(features, 1, 3))
         distance = jnp.linalg.norm(rebuilt.reshape(features.shape) - features, axis=-1)
         return resize(distance[..., None], size, align_corners=True)[..., 0]
 
     def score(self, maps: Float[Array, "b h w"]) -> Float[Array, " b"]:
-        """The image score, as `image_score` says."""
+        """The image score that `image_score` asks for."""
         if self.image_score != "max":
             return {"mean": jnp.mean, "std": jnp.std}[self.image_score](maps, axis=(1, 2))
         return largest(nn.avg_pool(nn.avg_pool(maps[..., None], (16, 1)), (1, 16))[..., 0])
@@ -197,52 +253,13 @@ class UniAD(Method):
         return from_state_dict(shapes, state_dict, torch_name, "weights of UniAD")
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray]) -> Variables:
-        return merged(self.backbone.from_torch(state_dict, "net_backbone."), self.transformer_from_torch(state_dict))
+        return merge(self.backbone.from_torch(state_dict, "net_backbone."), self.transformer_from_torch(state_dict))
 
 
-def transformer(config: ConfigDict, backbone: FrozenBackbone) -> Transformer:
-    """The transformer that `config.model` and `config.input.size` describe.
-
-    Raises:
-      UserError: a wrong value, or a neighbourhood that leaves a token nothing to look at.
-    """
-    size, stride = setting(config, "input.size"), backbones.channels(backbone.name)[backbone.taps[-1]][0]
-    grid = -(-size[0] // stride), -(-size[1] // stride)
-    reach = number(config, "model.neighbor_size", 0, whole=True, optional=True)
-    window = (size[0] // 32, size[1] // 32) if reach is None else (reach, reach)
-    if neighbour_mask(grid, window).all(1).any():
-        raise UserError(
-            f"config.model.neighbor_size is {reach}: a neighbourhood of {window} leaves some of "
-            f"{grid[0]}x{grid[1]} tokens nothing to look at; set it lower, or config.input.size higher"
-        )
-    names = ("width", "heads", "encoder_layers", "decoder_layers", "feedforward")
-    sizes = {name: number(config, f"model.{name}", 1, whole=True) for name in names}
-    if sizes["width"] % sizes["heads"] or sizes["width"] % 4:
-        wanted = f"a multiple of 4 and of config.model.heads, {sizes['heads']}"
-        raise UserError(f"config.model.width is {sizes['width']}; expected {wanted}")
-    position = choice(config, "model.position", ("learned", "sine"))
-    dropout = number(config, "model.dropout", 0, 0.99)
-    return Transformer(grid, window, **sizes, dropout=dropout, position=position)
-
-
-def create(config: ConfigDict) -> UniAD:
+def create(config: ConfigDict, categories: Sequence[str]) -> UniAD:
     """UniAD as `config` (configs/uniad.py) says.
 
     Raises:
-      UserError: a wrong value; the message names the field.
+      UserError: a wrong value, or a neighbourhood that leaves a token nothing to look at; the message names the field.
     """
-    backbone = frozen_backbone(config)
-    return UniAD(
-        backbone,
-        transformer(config, backbone),
-        jitter_scale=number(config, "model.jitter_scale", 0),
-        learning_rate=number(config, "train.learning_rate", 0),
-        weight_decay=number(config, "train.weight_decay", 0),
-        learning_rate_drop=number(config, "train.learning_rate_drop", 0, 1),
-        decay_biases=setting(config, "train.decay_biases"),
-        clip_norm=number(config, "train.clip_norm", 0, above=True),
-        epochs=number(config, "train.epochs", 1, whole=True),
-        batch_size=number(config, "train.batch_size", 1, whole=True),
-        drop_last=setting(config, "train.drop_last"),
-        image_score=choice(config, "model.image_score", ("max", "mean", "std")),
-    )
+    return read(UniAD, config, backbone=frozen_backbone(config), input_size=setting(config, "input.size"))

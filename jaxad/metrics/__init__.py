@@ -1,19 +1,22 @@
 """Exact and ADer-compatible metrics of anomaly detection; NumPy and SciPy only."""
 
-from jaxad.metrics.evaluation import Mode, evaluate
-from jaxad.metrics.ranking import Curves, Pixels, Ranking, curves, rank_images, rank_pixels, split_pixels
+from jaxad.metrics.evaluation import Mode, compute
+from jaxad.metrics.ranking import Curves, Ranking, curves, rank_images, rank_pixels
 from jaxad.metrics.regions import Regions, label_regions
+from jaxad.metrics.resampling import OverlapProfile, overlap_profile
+from jaxad.metrics.truth import GroundTruth
 
 __all__ = [
     "Curves",
+    "GroundTruth",
     "Mode",
-    "Pixels",
+    "OverlapProfile",
     "Ranking",
     "Regions",
+    "compute",
     "curves",
-    "evaluate",
     "label_regions",
+    "overlap_profile",
     "rank_images",
     "rank_pixels",
-    "split_pixels",
 ]

@@ -1,17 +1,18 @@
-"""The pixel and image metrics as ADer's evaluator approximates them, for tables that must be comparable with MIRAD's.
+"""Pixel and image metrics as ADer's evaluator approximates them, for tables that must be comparable with MIRAD's.
 
 ADer (zhangzjn/ADer, util/metric.py) has two modes. With `use_adeval=True` (its benchmark configs) the pixel areas come
 from histograms of 50 strips of the score range (package ADEval 1.1.0). With `use_adeval=False` P-AUROC and P-AP are
-exact and AUPRO has 100 equal steps. Either AUPRO can be a point away from the exact one. F1 and IoU are taken over 21
-thresholds.
+exact and AUPRO has 100 equal steps. Either AUPRO can be a percentage point away from the exact one. F1 and IoU are
+taken at fixed thresholds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxad.errors import UserError
 from jaxad.metrics.ranking import (
@@ -22,20 +23,22 @@ from jaxad.metrics.ranking import (
     average_precision,
     f1_max,
     rank_images,
-    rank_pixels,
+    rank_split,
+    split_pixels,
 )
+from jaxad.metrics.truth import GroundTruth
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixels predicted anomalous at each threshold ("t"), and how many there are in all.
+    """Pixels predicted anomalous at each threshold ("t"), and the totals.
 
     Attributes:
       normal: normal pixels predicted anomalous.
       anomalous: anomalous pixels predicted anomalous.
-      overlap: sum over the regions of their predicted share.
+      overlap: sum over the regions of the share of each that is predicted anomalous.
     """
 
     normal: Int[np.ndarray, " t"]
@@ -47,17 +50,23 @@ class Counts:
 
 def score_range(pixels: Pixels) -> tuple[np.floating, np.floating]:
     """Smallest and largest score of all pixels but padding, in the maps' dtype; NaN where no pixel is anomalous."""
+    maps, valid = pixels.maps, pixels.truth.valid
     if not pixels.anomalous.size:
-        return pixels.maps.dtype.type(NAN), pixels.maps.dtype.type(NAN)
-    if pixels.valid is None:
-        return pixels.maps.min(), pixels.maps.max()
-    infinity = pixels.maps.dtype.type(np.inf)
-    low = min(np.min(m, where=v, initial=infinity) for m, v in zip(pixels.maps, pixels.valid, strict=True))
-    high = max(np.max(m, where=v, initial=-infinity) for m, v in zip(pixels.maps, pixels.valid, strict=True))
+        return maps.dtype.type(NAN), maps.dtype.type(NAN)
+    if valid is None:
+        return maps.min(), maps.max()
+    infinity = maps.dtype.type(np.inf)
+    low = min(np.min(m, where=v, initial=infinity) for m, v in zip(maps, valid, strict=True))
+    high = max(np.max(m, where=v, initial=-infinity) for m, v in zip(maps, valid, strict=True))
     return low, high
 
 
-def _count(pixels: Pixels, thresholds: np.ndarray, transform=None, strict: bool = False) -> Counts:
+def _count(
+    pixels: Pixels,
+    thresholds: Shaped[np.ndarray, " t"],
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    strict: bool = False,
+) -> Counts:
     """Counts `transform(score) >= threshold` (> when strict); the transform must keep the order of the scores."""
     side = "right" if strict else "left"
 
@@ -74,7 +83,8 @@ def _count(pixels: Pixels, thresholds: np.ndarray, transform=None, strict: bool 
 
 
 def _round_down(thresholds: Float[np.ndarray, " t"], pixels: Pixels) -> Float[np.ndarray, " t"]:
-    # ADer compares float32 scores with float64 thresholds; the next float32 below decides the same, without a copy
+    # ADer compares float32 scores with float64 thresholds; the largest float32 that is not above the threshold decides
+    # the same without a float64 copy of the scores
     rounded = thresholds.astype(pixels.maps.dtype)
     return np.where(rounded > thresholds, np.nextafter(rounded, rounded.dtype.type(-np.inf)), rounded)
 
@@ -84,16 +94,17 @@ def strip_areas(
 ) -> tuple[float, float, float]:
     """P-AUROC, P-AP and AUPRO from a histogram of equal strips of the score range, as ADEval 1.1.0 computes them.
 
-    "P-AP" is the trapezoid under precision over recall there, larger than the average precision where scores are few.
+    Its "P-AP" is the area under the precision-recall curve by the trapezoidal rule, larger than the average precision
+    where there are few distinct scores.
 
     Args:
       strips: number of strips; ADer uses 50, ADEval's own default is 1000.
-      cuda: as ADEval's CUDA accumulator, which ADer uses and which counts pixels at the maximum twice; else its
-        CPU one.
+      cuda: whether to count as ADEval's CUDA accumulator, which ADer uses and which counts pixels at the maximum twice;
+        else as its CPU accumulator.
       limit: false positive rate at which the AUPRO ends.
 
     Returns:
-      NaN three times where the maps are constant or one class of pixels is missing.
+      The three fractions; all NaN where the maps are constant or one class of pixels is missing.
     """
     low, high = score_range(pixels)
     if not low < high:
@@ -129,8 +140,8 @@ def strip_areas(
 def stepped_aupro(pixels: Pixels, steps: int = 100, limit: float = FPR_LIMIT) -> float:
     """ADer's own AUPRO (from CFLOW's code): equal steps of the score range, prediction = score > threshold.
 
-    Only points with a false positive rate below `limit` count, nothing is interpolated at it, and the rates that are
-    left are stretched to [0, 1]. NaN where fewer than two different rates are left.
+    Only points with a false positive rate below `limit` count, nothing is interpolated at the limit, and the remaining
+    rates are stretched to [0, 1]. NaN where fewer than two distinct rates remain.
     """
     low, high = score_range(pixels)
     if not low < high:
@@ -139,7 +150,7 @@ def stepped_aupro(pixels: Pixels, steps: int = 100, limit: float = FPR_LIMIT) ->
     counts = _count(pixels, _round_down(thresholds, pixels), strict=True)
     if counts.total_normal == 0:
         return NAN
-    fpr, pro = counts.normal[::-1] / counts.total_normal, counts.overlap[::-1] / pixels.regions
+    fpr, pro = counts.normal[::-1] / counts.total_normal, counts.overlap[::-1] / pixels.truth.regions.count
     fpr, pro = fpr[fpr < limit], pro[fpr < limit]
     if fpr.size == 0 or fpr[0] == fpr[-1]:
         return NAN
@@ -147,24 +158,26 @@ def stepped_aupro(pixels: Pixels, steps: int = 100, limit: float = FPR_LIMIT) ->
 
 
 def ranked_aupro(pixels: Pixels, ranks: int = 100, limit: float = FPR_LIMIT) -> float:
-    """AUPRO as MVTec 3D-AD's evaluation: thresholds at equidistant ranks of the normal scores.
+    """AUPRO as in MVTec 3D-AD's evaluation: thresholds at equidistant ranks of the normal scores.
 
     The prediction is score > threshold. The false positive rate is taken from the rank, so tied scores bias it.
     """
     normal = np.sort(np.concatenate([*pixels.normal_blocks(), np.zeros(0, pixels.maps.dtype)]))
-    if normal.size == 0 or pixels.regions == 0:
+    regions = pixels.truth.regions.count
+    if normal.size == 0 or regions == 0:
         return NAN
     positions = np.linspace(0, normal.size - 1, num=ranks, dtype=int)
     missed = np.searchsorted(pixels.anomalous, normal[positions], side="right")
     overlap = np.concatenate([[0.0], np.cumsum(pixels.weights[::-1])])[pixels.anomalous.size - missed]
     fpr = np.concatenate([[1.0], 1.0 - (positions + 1) / normal.size])[::-1]
-    return area_to_limit(fpr, np.concatenate([[1.0], overlap / pixels.regions])[::-1], limit) / limit
+    return area_to_limit(fpr, np.concatenate([[1.0], overlap / regions])[::-1], limit) / limit
 
 
 def threshold_metrics(pixels: Pixels) -> dict[str, float]:
     """F1, recall (which ADer calls "Acc") and IoU at fixed thresholds of the maps stretched to [0, 1], by ADer's names.
 
-    `*_max_px` is the largest over 0, 0.05, ..., 1; `*_px_0.2_0.8_0.1` the mean over 0.2, 0.3, ..., 0.8.
+    `*_max_px` is the largest value over the thresholds 0, 0.05, ..., 1; `*_px_0.2_0.8_0.1` the mean over 0.2, 0.3, ...,
+    0.8. NaN where the maps are constant or one class of pixels is missing.
     """
     names = ("F1", "Acc", "IoU")
     low, high = score_range(pixels)
@@ -193,7 +206,8 @@ def image_scores(
 ) -> Float[np.ndarray, " n"]:
     """ADer's image score: the largest value of the map, or of its means over all pooling x pooling windows (stride 1).
 
-    Padding is left out: a window with padding in it does not count.
+    Args:
+      valid: false where a pixel is padding; a window with padding in it does not count.
 
     Raises:
       UserError: an image has no window without padding.
@@ -222,9 +236,27 @@ def _window_sums(values: np.ndarray, size: int) -> Float[np.ndarray, "i j"]:
     return sums[size:, size:] - sums[size:, :-size] - sums[:-size, size:] + sums[:-size, :-size]
 
 
-def image_metrics(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> dict[str, float]:
-    """I-AUROC, I-AP and I-F1max by ADer's names; exact in both of its modes."""
-    ranking = rank_images(scores, labels)
+def image_labels(truth: GroundTruth) -> Bool[np.ndarray, " n"]:
+    """ADer's labels: an image is defective where its mask is not empty; the given labels where no image has a mask."""
+    if truth.masks is None:
+        return truth.labels
+    labels = np.zeros(len(truth.labels), bool)
+    labels[truth.regions.image] = True
+    return labels
+
+
+def image_metrics(
+    maps: Float[np.ndarray, "n h w"], truth: GroundTruth, *, pooling: int | None = None
+) -> dict[str, float]:
+    """I-AUROC, I-AP and I-F1max by ADer's names; exact in both of its modes.
+
+    Args:
+      pooling: as in `image_scores`.
+
+    Raises:
+      UserError: as `image_scores`.
+    """
+    ranking = rank_images(image_scores(maps, valid=truth.valid, pooling=pooling), image_labels(truth))
     return {
         "mAUROC_sp_max": auroc(ranking),
         "mAP_sp_max": average_precision(ranking),
@@ -232,15 +264,22 @@ def image_metrics(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"
     }
 
 
-def pixel_metrics(pixels: Pixels, *, adeval: bool = True, steps: int = 100) -> dict[str, float]:
-    """All pixel metrics of ADer's evaluator by its own names.
+def pixel_metrics(
+    maps: Float[np.ndarray, "n h w"], truth: GroundTruth, *, adeval: bool = True, steps: int = 100
+) -> dict[str, float]:
+    """All pixel metrics of ADer's evaluator by its own names; {} where no image has a mask.
 
     Args:
-      adeval: `use_adeval` of ADer's configs: 50 strips; else exact P-AUROC and P-AP, and AUPRO in `steps` steps.
+      truth: images of unknown ground truth count as normal.
+      adeval: `use_adeval` of ADer's configs: areas from 50 strips; else exact P-AUROC and P-AP, and AUPRO in `steps`
+        steps.
     """
+    if truth.masks is None:
+        return {}
+    pixels = split_pixels(maps, truth, unknown_is_normal=True)
     if adeval:
         areas = strip_areas(pixels)
     else:
-        ranking = rank_pixels(pixels)
+        ranking = rank_split(pixels)
         areas = auroc(ranking), average_precision(ranking), stepped_aupro(pixels, steps)
     return dict(zip(("mAUROC_px", "mAP_px", "mAUPRO_px"), areas, strict=True)) | threshold_metrics(pixels)

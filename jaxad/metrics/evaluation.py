@@ -8,24 +8,14 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from jaxad.errors import UserError
 from jaxad.metrics import ader
-from jaxad.metrics.ranking import (
-    Ranking,
-    aupro,
-    auroc,
-    average_precision,
-    f1_max,
-    rank_images,
-    rank_pixels,
-    split_pixels,
-)
-from jaxad.metrics.regions import Regions, label_regions
+from jaxad.metrics.ranking import Ranking, aupro, auroc, average_precision, f1_max, rank_images, rank_pixels
+from jaxad.metrics.truth import GroundTruth
 
 Mode = Literal["exact", "ader", "ader_steps"]
-
 
 _IMAGE_METRICS = {"I-AUROC": auroc, "I-AP": average_precision, "I-F1max": f1_max}
 _PIXEL_METRICS = {"P-AUROC": auroc, "P-AP": average_precision, "P-F1max": f1_max, "AUPRO": aupro}
@@ -40,30 +30,22 @@ _ADER_NAMES = {
 }
 
 
-def evaluate(
+def compute(
     maps: Float[np.ndarray, "n h w"],
-    masks: Bool[np.ndarray, "n h w"] | None,
     scores: Float[np.ndarray, " n"],
-    labels: Bool[np.ndarray, " n"],
+    truth: GroundTruth,
     *,
-    valid: Bool[np.ndarray, "n h w"] | None = None,
-    has_mask: Bool[np.ndarray, " n"] | None = None,
     mode: Mode = "exact",
     pooling: int | None = None,
-    regions: Regions | None = None,
-    pixel_ranking: Ranking | None = None,
     name: str = "test set",
+    pixel_ranking: Ranking | None = None,
 ) -> dict[str, float]:
-    """Evaluates one test set (one category); every value is a fraction in [0, 1].
+    """Computes the metrics of one test set (one category); every value is a fraction in [0, 1].
 
     Args:
       maps: anomaly maps, larger = more anomalous, of any range.
-      masks: ground truth at the maps' size, true where anomalous; None where the data set has none.
       scores: image scores, larger = more anomalous, of any range.
-      labels: true for defective images.
-      valid: false where a pixel is padding; padding never counts.
-      has_mask: false for images whose ground truth is unknown; none of their pixels counts (ADer's modes: see there).
-      mode: "exact": every distinct score is a threshold, ties included; AUPRO up to a false positive rate of 0.3, as
+      mode: "exact": every distinct score is a threshold, ties included; AUPRO up to a false positive rate of 0.3, as in
         MVTec's evaluation. "ader": ADer's evaluator as its benchmark configs set it (`use_adeval=True`, 50 strips), the
         one behind MIRAD's tables. "ader_steps": ADer's evaluator with `use_adeval=False` (exact P-AUROC and P-AP, AUPRO
         in 100 steps). As in ADer, these two score an image by the largest value of its map, call it defective where its
@@ -71,9 +53,8 @@ def evaluate(
         thresholds. A data set without any mask keeps the given labels.
       pooling: ADer's modes: score an image by the largest mean over windows of pooling x pooling pixels (16 or 21 for
         some methods).
-      regions: `label_regions(masks, valid=valid, has_mask=has_mask)`, to label them once for many evaluations.
-      pixel_ranking: mode "exact": `rank_pixels(split_pixels(...))` of the same arguments, made before for the curves.
       name: the category, for messages.
+      pixel_ranking: `rank_pixels(maps, truth)`, where it was made before for the curves; mode "exact" reuses it.
 
     Returns:
       I-AUROC, I-AP, I-F1max, and where any image has a mask P-AUROC, P-AP, P-F1max, AUPRO. What the test set leaves
@@ -82,37 +63,24 @@ def evaluate(
     Raises:
       UserError: a map or a score is NaN or infinite (the message has the image's index), or `mode` and `pooling` do
         not fit.
+      ValueError: maps or scores do not have the shape of the ground truth.
     """
     if mode not in get_args(Mode):
         raise UserError(f"metrics mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
     if pooling is not None and mode == "exact":
         raise UserError(f"metrics pooling is {pooling} in mode 'exact', expected none: only ADer's modes pool")
-    maps, scores, labels = _as_float(maps), _as_float(scores), np.asarray(labels).astype(bool)
-    masks, valid, has_mask = (
-        None if array is None else np.asarray(array).astype(bool, copy=False) for array in (masks, valid, has_mask)
-    )
-    _check(name, maps, masks, scores, labels, valid, has_mask)
-    if has_mask is not None and not has_mask.any():
-        masks = None
-    if masks is not None and regions is None:
-        regions = label_regions(masks, valid=valid, has_mask=has_mask)
-
+    maps, scores = _as_float(maps), _as_float(scores)
+    _check(name, maps, scores, truth)
     if mode == "exact":
+        labels = truth.labels
         result = _all(_IMAGE_METRICS, rank_images(scores, labels))
-        if masks is not None:
-            if pixel_ranking is None:
-                pixels = split_pixels(maps, masks, valid=valid, has_mask=has_mask, regions=regions)
-                pixel_ranking = rank_pixels(pixels)
-            result |= _all(_PIXEL_METRICS, pixel_ranking)
+        ranking = rank_pixels(maps, truth) if pixel_ranking is None else pixel_ranking
+        if ranking is not None:
+            result |= _all(_PIXEL_METRICS, ranking)
     else:
-        values = {}
-        if masks is not None and regions is not None:
-            labels = np.zeros(len(maps), bool)
-            labels[regions.image] = True
-            known = masks if has_mask is None else masks & has_mask[:, None, None]
-            pixels = split_pixels(maps, known, valid=valid, regions=regions)
-            values = ader.pixel_metrics(pixels, adeval=mode == "ader")
-        values |= ader.image_metrics(ader.image_scores(maps, valid=valid, pooling=pooling), labels)
+        labels = ader.image_labels(truth)
+        values = ader.image_metrics(maps, truth, pooling=pooling)
+        values |= ader.pixel_metrics(maps, truth, adeval=mode == "ader")
         result = {ours: values[theirs] for ours, theirs in _ADER_NAMES.items() if theirs in values}
     _warn_of_nan(name, mode, result, labels)
     return result
@@ -122,20 +90,18 @@ def _all(metrics: dict[str, Callable[[Ranking], float]], ranking: Ranking) -> di
     return {name: metric(ranking) for name, metric in metrics.items()}
 
 
-def _as_float(values) -> np.ndarray:
+def _as_float(values: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     values = np.asarray(values)
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
 
-def _check(name, maps, masks, scores, labels, valid, has_mask) -> None:
-    shapes = {"masks": masks, "valid": valid}, {"scores": scores, "labels": labels, "has_mask": has_mask}
-    for expected, arrays in zip((maps.shape, maps.shape[:1]), shapes, strict=True):
-        for argument, array in arrays.items():
-            if array is not None and array.shape != expected:
-                raise ValueError(f"{name}: {argument} has shape {array.shape}, expected {expected} as the maps")
+def _check(name: str, maps: np.ndarray, scores: np.ndarray, truth: GroundTruth) -> None:
+    truth.check_maps(maps)
+    if scores.shape != truth.labels.shape:
+        raise ValueError(f"the shape of scores is {scores.shape}, expected {truth.labels.shape} as the labels")
     for index, anomaly_map in enumerate(maps):
         finite = np.isfinite(anomaly_map)
-        if not finite.all() and (valid is None or not finite[valid[index]].all()):
+        if not finite.all() and (truth.valid is None or not finite[truth.valid[index]].all()):
             raise UserError(
                 f"{name}: the anomaly map of image {index} holds NaN or infinite values, expected finite ones"
             )

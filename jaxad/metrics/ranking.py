@@ -1,7 +1,7 @@
 """Exact ranking metrics from one sort: AUROC, AP, F1max and AUPRO with ties, over all pixels or all images.
 
-Few pixels are anomalous, and every curve bends only at their scores. So the anomalous scores are sorted once as a
-whole, and the normal ones block by block, only to count how many lie at or above each anomalous score. Counts are
+Few pixels are anomalous, and every curve bends only at their scores. So the anomalous scores are sorted all at once;
+the normal ones are sorted block by block, only to count how many lie at or above each anomalous score. Counts are
 integers, areas float64.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxad.metrics.regions import Regions, label_regions
+from jaxad.metrics.truth import GroundTruth
 
 BLOCK_PIXELS = 1 << 24  # normal pixels sorted at a time: bounds the extra memory at 64 MiB of float32
 FPR_LIMIT = 0.3
@@ -24,59 +24,45 @@ class Pixels:
     """The pixels of a test set that count, split by ground truth.
 
     Attributes:
+      unknown_is_normal: whether the pixels of images of unknown ground truth count as normal; else they do not count.
       anomalous: scores of the anomalous pixels, ascending.
       weights: 1 / (area of the pixel's region), in the same order.
-      regions: number of regions.
     """
 
     maps: Float[np.ndarray, "n h w"]
-    masks: Bool[np.ndarray, "n h w"]
-    valid: Bool[np.ndarray, "n h w"] | None
-    has_mask: Bool[np.ndarray, " n"] | None
+    truth: GroundTruth
+    unknown_is_normal: bool
     anomalous: Float[np.ndarray, " p"]
     weights: Float[np.ndarray, " p"]
-    regions: int
 
     def normal_blocks(self) -> Iterator[Float[np.ndarray, " k"]]:
         """Scores of the normal pixels, a block of images at a time, each block ascending."""
         images = max(1, BLOCK_PIXELS // max(1, self.maps[:1].size))
         for start in range(0, len(self.maps), images):
             block = slice(start, start + images)
-            normal = ~self.masks[block]
-            if self.valid is not None:
-                normal &= self.valid[block]
-            if self.has_mask is not None:
-                normal &= self.has_mask[block, None, None]
-            scores = self.maps[block][normal]
+            scores = self.maps[block][self.truth.normal_pixels(block, unknown_is_normal=self.unknown_is_normal)]
             scores.sort()
             if scores.size:
                 yield scores
 
 
-def split_pixels(
-    maps: Float[np.ndarray, "n h w"],
-    masks: Bool[np.ndarray, "n h w"],
-    *,
-    valid: Bool[np.ndarray, "n h w"] | None = None,
-    has_mask: Bool[np.ndarray, " n"] | None = None,
-    regions: Regions | None = None,
-) -> Pixels:
-    """Sorts the anomalous pixels of `maps`, and leaves the normal ones to be visited block by block.
+def split_pixels(maps: Float[np.ndarray, "n h w"], truth: GroundTruth, *, unknown_is_normal: bool = False) -> Pixels:
+    """Sorts the scores of the anomalous pixels, and leaves the normal ones to be visited block by block.
 
     Args:
       maps: anomaly maps, float32 or float64, finite, larger = more anomalous.
-      masks: ground truth, true where anomalous.
-      valid: false where a pixel is padding.
-      has_mask: false for images whose ground truth is unknown: none of their pixels count.
-      regions: `label_regions(masks, valid=valid, has_mask=has_mask)`, when it is there from an earlier evaluation.
+      truth: with masks.
+      unknown_is_normal: whether the pixels of images of unknown ground truth count as normal; else they do not count.
+
+    Raises:
+      ValueError: the maps have another shape than the ground truth, or no image has a mask.
     """
-    maps = np.ascontiguousarray(maps)
-    if regions is None:
-        regions = label_regions(masks, valid=valid, has_mask=has_mask)
+    truth.check_maps(maps)
+    maps, regions = np.ascontiguousarray(maps), truth.regions
     scores = maps.reshape(-1)[regions.pixels]
     order = np.argsort(scores)
     weights = (1.0 / regions.areas)[regions.region[order]]
-    return Pixels(maps, masks, valid, has_mask, scores[order], weights, regions.count)
+    return Pixels(maps, truth, unknown_is_normal, scores[order], weights)
 
 
 @dataclass(frozen=True)
@@ -103,13 +89,25 @@ class Ranking:
 
     @property
     def one_class(self) -> bool:
-        """No normal or no anomalous sample: no curve and no area is defined."""
+        """Whether there is no normal or no anomalous sample, so that no curve and no area is defined."""
         return self.normal == 0 or self.anomalous == 0
 
 
-def rank_pixels(pixels: Pixels) -> Ranking:
-    """Ranks all pixels of a test set; serves every exact pixel metric and curve."""
-    return _rank(pixels.anomalous, pixels.normal_blocks(), pixels.weights / max(1, pixels.regions))
+def rank_pixels(maps: Float[np.ndarray, "n h w"], truth: GroundTruth) -> Ranking | None:
+    """Ranks all pixels that count, for every exact pixel metric and curve; None where no image has a mask.
+
+    Args:
+      maps: anomaly maps, float32 or float64, finite, larger = more anomalous.
+
+    Raises:
+      ValueError: the maps have another shape than the ground truth.
+    """
+    return None if truth.masks is None else rank_split(split_pixels(maps, truth))
+
+
+def rank_split(pixels: Pixels) -> Ranking:
+    """`rank_pixels` of pixels that are split already."""
+    return _rank(pixels.anomalous, pixels.normal_blocks(), pixels.weights / max(1, pixels.truth.regions.count))
 
 
 def rank_images(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> Ranking:
@@ -175,10 +173,10 @@ def f1_max(ranking: Ranking) -> float:
 
 
 def aupro(ranking: Ranking, limit: float = FPR_LIMIT) -> float:
-    """Area under the per-region overlap curve up to the false positive rate `limit`, divided by it.
+    """Area under the per-region overlap curve up to the false positive rate `limit`, divided by `limit`.
 
-    As MVTec's evaluation code (Bergmann et al. 2021, "The MVTec anomaly detection dataset", IJCV): a point at every
-    distinct score, linear interpolation between points and at the limit.
+    As in MVTec's evaluation code (Bergmann et al. 2021, "The MVTec anomaly detection dataset", IJCV): a point at
+    every distinct score, linear interpolation between points and at the limit.
     """
     if ranking.one_class:
         return float("nan")
@@ -210,7 +208,7 @@ def _vertices(ranking: Ranking, height: Float[np.ndarray, " m"]) -> tuple[np.nda
 
 
 def area_to_limit(x: Float[np.ndarray, " v"], y: Float[np.ndarray, " v"], limit: float) -> float:
-    """Area under the polyline (x, y), x never falling, from its first point to x = `limit`."""
+    """Area under the polyline (x, y), x never decreasing, from its first point to x = `limit`."""
     width = np.diff(np.minimum(x, limit))
     inside = np.flatnonzero(width > 0)
     width, start, rise = width[inside], y[inside], y[inside + 1] - y[inside]

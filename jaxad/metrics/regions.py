@@ -1,4 +1,4 @@
-"""Connected regions of the ground truth: labelled once for a test set, reused by every evaluation of it."""
+"""Connected regions of the ground truth."""
 
 from __future__ import annotations
 

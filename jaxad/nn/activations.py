@@ -1,4 +1,4 @@
-"""Activation functions by the names that settings use."""
+"""Activation functions, by the names used in settings."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from jaxad.errors import UserError, did_you_mean
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x * Phi(x) with the exact normal distribution function, as `torch.nn.GELU()`."""
+    """x * Phi(x) with the exact normal distribution function, like `torch.nn.GELU()`."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -28,7 +28,11 @@ _ACTIVATIONS = {
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """The activation called `name`. Raises UserError for an unknown one."""
+    """The activation called `name`.
+
+    Raises:
+      UserError: unknown name.
+    """
     if name not in _ACTIVATIONS:
         raise UserError(
             f"unknown activation {name!r}; known are {', '.join(_ACTIVATIONS)}.{did_you_mean(name, _ACTIVATIONS)}"

@@ -1,4 +1,4 @@
-"""Gaussian smoothing of anomaly maps, as one small matrix an axis."""
+"""Gaussian smoothing of anomaly maps, as one small matrix product per axis."""
 
 import functools
 
@@ -15,9 +15,13 @@ def gaussian_blur(
     radius: int | None = None,
     border: str = "symmetric",
 ) -> Float[Array, "b h w"]:
-    """Smooth with a normalised Gaussian of `sigma` pixels, cut at `radius` or else at int(truncate * sigma + 0.5).
+    """The maps smoothed with a normalised Gaussian.
 
-    `border`: "symmetric" repeats the edge pixel (what scipy calls "reflect"), "reflect" does not (kornia, PyTorch).
+    Args:
+      maps: any number of maps.
+      sigma: standard deviation in pixels.
+      truncate, radius: the Gaussian is cut at `radius` pixels or, without one, at int(truncate * sigma + 0.5).
+      border: "symmetric" repeats the edge pixel (scipy calls this "reflect"), "reflect" does not (kornia, PyTorch).
     """
     reach = int(truncate * sigma + 0.5) if radius is None else radius
     rows, columns = (_blur_matrix(n, sigma, reach, border).astype(np.dtype(maps.dtype)) for n in maps.shape[1:])

@@ -10,9 +10,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 Padding = int | str | Pairs
 
-# As `torch.nn.Conv2d` and `torch.nn.Linear` start: uniform in +-1 / sqrt(fan in).
+# The initial kernels of `torch.nn.Conv2d` and `torch.nn.Linear`: uniform in +-1 / sqrt(fan in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# As torchvision's and timm's ResNets start their convolutions.
+# The initial kernels of torchvision's and timm's ResNets.
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -24,7 +24,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 
 class Conv(nn.Module):
-    """2-D convolution in the input's floating type.
+    """2-D convolution in the input's floating type; the parameters are float32.
 
     `padding` is a number for all sides (PyTorch), pairs (before, after) for rows and columns, or "SAME" (TensorFlow).
     """
@@ -51,9 +51,9 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """2-D transposed convolution in the input's floating type, as `torch.nn.ConvTranspose2d`.
 
-    Of n pixels it makes (n - 1) * stride - 2 * padding + kernel_size + output_padding. Its parameter
-    `transposed_kernel` [kh, kw, i, o] is the kernel of the equal convolution over the input with `stride - 1` zeros
-    between its pixels: PyTorch's (i, o, kh, kw) weight with rows and columns reversed.
+    n pixels become (n - 1) * stride - 2 * padding + kernel_size + output_padding. The parameter `transposed_kernel`
+    [kh, kw, i, o] is the kernel of the equivalent convolution over the input with `stride - 1` zeros between its
+    pixels: PyTorch's (i, o, kh, kw) weight with rows and columns reversed.
     """
 
     features: int
@@ -66,7 +66,7 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         k = self.kernel_size
-        # PyTorch takes the outputs for the fan in, the second axis of its (i, o, kh, kw) weight.
+        # PyTorch counts the outputs as fan in: they are the second axis of its (i, o, kh, kw) weight.
         init = _uniform(k * k * self.features)
         kernel = self.param("transposed_kernel", init, (k, k, x.shape[-1], self.features))
         if self.stride == k and not self.padding and not self.output_padding:
@@ -87,7 +87,7 @@ class ConvTranspose(nn.Module):
 
 
 def _tiles(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "b h*k w*k o"]:
-    """The transposed convolution of stride k: tiles do not overlap, so it is one matrix product a pixel."""
+    """The transposed convolution of stride k: its tiles do not overlap, so it is one matrix product per pixel."""
     b, h, w, _ = x.shape
     k, _, _, o = kernel.shape
     return jnp.einsum("bhwi,klio->bhkwlo", x, kernel[::-1, ::-1]).reshape(b, h * k, w * k, o)
@@ -121,7 +121,7 @@ def depthwise(
 ) -> Float[Array, "b h2 w2 c"]:
     """Each channel convolved with its own kernel.
 
-    XLA's grouped convolution on CPU is some 50 times slower than a sum of shifted multiples, which is used there.
+    On CPU this is a sum of shifted multiples, some 50 times faster than XLA's grouped convolution there.
     """
     pairs = _pairs(padding, x.shape[1:3], kernel.shape[:2], stride, 1)
     form = _shifted_multiples if jax.default_backend() == "cpu" else _grouped
@@ -136,13 +136,14 @@ def _grouped(x: Array, kernel: Array, stride: int, pairs: Pairs) -> Array:
 
 def _shifted_multiples(x: Array, kernel: Array, stride: int, pairs: Pairs) -> Array:
     kh, kw = kernel.shape[:2]
-    x = jnp.pad(x, ((0, 0), *pairs, (0, 0)))
+    dtype, wide = x.dtype, jnp.promote_types(x.dtype, jnp.float32)  # sums in float32, as those of a convolution
+    x, kernel = jnp.pad(x, ((0, 0), *pairs, (0, 0))).astype(wide), kernel.astype(wide)
     rows, columns = (x.shape[1] - kh) // stride * stride + 1, (x.shape[2] - kw) // stride * stride + 1
-    total = jnp.zeros((), x.dtype)
+    total = jnp.zeros((), wide)
     for i in range(kh):
         for j in range(kw):
             total += x[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j, 0]
-    return total
+    return total.astype(dtype)
 
 
 def _pairs(padding: Padding, size, kernel, stride: int, dilation: int) -> Pairs:

@@ -1,18 +1,17 @@
 """Greedy k-center coresets: the picks of the plain loop, without its passes over all rows.
 
 The plain algorithm (Sener & Savarese, 2018; PatchCore, Roth et al., CVPR 2022, Algorithm 1) keeps an anchor for every
-row, its distance to the nearest pick, and repeats: pick the row with the largest anchor, lower every anchor by the
-distance to it. Anchors only shrink, so one that is out of date is still an upper bound (lazy evaluation, Minoux, 1978),
-and the rows are looked at in rounds of two steps:
+row, its distance to the nearest pick. It picks the row with the largest anchor, takes the minimum of every anchor and
+the distance to that row, and repeats. Anchors only shrink, so an outdated one is still an upper bound (lazy evaluation,
+Minoux, 1978), and the rows are visited in rounds of two steps:
 
  - refresh: the stale rows with the largest anchors catch up with the picks they have missed, as matrix products;
  - pick: the farthest fresh rows become the active set, and the plain loop runs inside it for as long as its maximum is
    above every anchor outside.
 
-Rows that lie near an early pick are never looked at again. The matrix product only proposes candidates, within a proven
-bound of its rounding; each distance that is kept or compared comes from `_distance`, which adds in one fixed order
-whatever the shapes. So the picks are those of the plain loop, ties included, for any size of the sets and any number
-of devices.
+Rows near an early pick are never visited again. The matrix product only proposes candidates, within a proven bound of
+its rounding; each distance that is kept or compared comes from `_distance`, which adds in one fixed order whatever the
+shapes. So the picks are those of the plain loop, ties included, for any size of the sets and any number of devices.
 """
 
 import functools
@@ -29,16 +28,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxad.errors import UserError
 
 _CHUNK = 16  # terms of a dot product in one fused step
-_ROWS = 2048  # rows, and
-_PICKS = 256  # picks in one matrix product of a refresh: the product stays in the cache
-_ACTIVE = 4096  # rows of the active set at the start
-_REACH = 32768  # stale rows that one round refreshes at the start
+_ROWS = 2048  # rows and
+_PICKS = 256  # picks of one matrix product in a refresh, which so stays in the cache
+_ACTIVE = 4096  # rows of the active set in the first round
+_REACH = 32768  # stale rows refreshed in the first round
 _BIG = np.int32(np.iinfo(np.int32).max)
 _LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 def projection(key: PRNGKeyArray, dim_in: int, dim_out: int) -> Float[Array, "dim_in dim_out"]:
-    """Random matrix for `features @ matrix`, drawn like a PyTorch linear layer: uniform in +-1/sqrt(dim_in)."""
+    """Random matrix for `features @ matrix`, initialised like a PyTorch linear layer: uniform in +-1/sqrt(dim_in)."""
     limit = dim_in**-0.5
     return jax.random.uniform(key, (dim_in, dim_out), minval=-limit, maxval=limit)
 
@@ -46,7 +45,7 @@ def projection(key: PRNGKeyArray, dim_in: int, dim_out: int) -> Float[Array, "di
 def mean_distances(points: Float[Array, "n d"], starts: Int[Array, "s"]) -> Float[Array, "n"]:
     """Mean Euclidean distance of every row to the rows `starts`: the first anchors of the approximate greedy sampler.
 
-    With one start it is the distance to it: the first anchors of the variant that keeps a single random start.
+    With one start this is the distance to it: the first anchors of the variant with a single random start.
     """
     mesh, points = _rows_on_mesh(points)
     return _mean_distances(points, points[jnp.asarray(starts)], mesh)
@@ -56,8 +55,8 @@ def total_distances(points: Float[Array, "n d"]) -> Float[Array, "n"]:
     """L2 norm of every row of the n x n distance matrix: the first anchors of the exact greedy sampler.
 
     The matrix is never formed. Around any centre c, sum_m |z_n - z_m|^2 is n |z_n - c|^2 + sum_m |z_m - c|^2
-    - 2 (z_n - c) . sum_m (z_m - c): two passes over the rows in place of n. The norm is no smaller than any single
-    distance, so only the row of its maximum, the first pick, has a say in the selection.
+    - 2 (z_n - c) . sum_m (z_m - c), which takes two passes over the rows instead of n. The norm is no smaller than any
+    single distance, so it decides the first pick, the row of its maximum, and nothing else.
     """
     mesh, points = _rows_on_mesh(points)
     return _total_distances(points, mesh)
@@ -78,12 +77,12 @@ def k_center_greedy(
     implementations, sqrt(max(0, |z|^2 - 2 z.z' + |z'|^2)) in float32; a row's distance to itself is exactly 0.
 
     Args:
-      points: rows to choose from; on one device, or sharded by rows. Memory beyond them is O(n + size d).
-      initial: first anchors (`mean_distances`, `total_distances`); -inf for rows that only fill up a shard.
+      points: rows to choose from, on one device or sharded by rows. Memory beyond them is O(n + size d).
+      initial: first anchors (`mean_distances`, `total_distances`); -inf for rows that only pad a shard.
       size: number of picks, 1 to n.
       progress: called with the number of picks so far, after each round that made some.
-      active: rows of the active set, over all devices. Like `reach` it changes the speed, never the picks.
-      reach: stale rows that a round refreshes, over all devices. Both grow where a round is too small to make picks.
+      active: rows of the active set over all devices. Like `reach` it affects the speed, never the picks.
+      reach: stale rows refreshed in a round, over all devices. Both grow when a round cannot make a pick.
 
     Returns:
       Row numbers in the order of selection. Once every anchor is 0 (fewer distinct rows than picks) the first row
@@ -97,8 +96,7 @@ def k_center_greedy(
             f"coreset: {size} rows asked of {len(points)}; expected 1 to {len(points)}: change the share kept"
         )
     mesh, points = _rows_on_mesh(points)
-    shards = mesh.size
-    rows = len(points) // shards
+    rows = len(points) // mesh.size
     initial = jax.device_put(jnp.asarray(initial, jnp.float32), NamedSharding(mesh, _BY_ROW))
     norms, finite = _norms(points, mesh)
     if not finite or bool(jnp.isnan(initial).any()):
@@ -107,34 +105,47 @@ def k_center_greedy(
         )
 
     state = _start(initial, points.shape[1], size, mesh)
-    base_active, base_reach = (min(rows, -(-total // shards)) for total in (active, reach))
-    wide_active = min(4 * base_active, rows)
-    active, reach = base_active, base_reach
+    first = sets = _Sets(*(min(rows, -(-total // mesh.size)) for total in (active, reach)))
     count = 0
     while count < size:
-        anchor, version = _refresh(points, norms, state, mesh, reach)
+        anchor, version = _refresh(points, norms, state, mesh, sets.reach)
         state = state._replace(anchor=anchor, version=version)
-        state, stale, fresh = _pick(points, state, mesh, active, size)
+        state, stale, fresh = _pick(points, state, mesh, sets.active, size)
         made, count = int(state.count) - count, int(state.count)
         if progress is not None and made:
             progress(count)
-        if made:
-            reach = base_reach
-            active = wide_active if made < base_active // 32 else base_active
-        elif float(stale) >= float(fresh) and reach < rows:  # rows out of date hold the picking up
-            reach = min(8 * reach, rows)
-        elif active < rows:  # more ties than the active set has room for
-            active = min(4 * active, rows)
-        else:
-            raise UserError(
-                "coreset: no row may be picked, all first anchors are -inf; expected a distance for each row"
-            )
+        sets = _after_picks(made, first, rows) if made else _enlarged(sets, rows, bool(stale >= fresh))
     return state.picks[:size]
 
 
+class _Sets(NamedTuple):
+    """The sizes of the two sets of a round, in rows per device."""
+
+    active: int
+    reach: int
+
+
+def _after_picks(made: int, first: _Sets, rows: int) -> _Sets:
+    """The sets after a round that made picks: the first ones, with more active rows if it made few."""
+    return first._replace(active=min(4 * first.active, rows)) if made < first.active // 32 else first
+
+
+def _enlarged(sets: _Sets, rows: int, stale_rows_lead: bool) -> _Sets:
+    """The sets after a round without a pick: stale rows had the largest anchors, or the active set is too small for
+    all ties.
+    """
+    if stale_rows_lead and sets.reach < rows:
+        return sets._replace(reach=min(8 * sets.reach, rows))
+    if sets.active < rows:
+        return sets._replace(active=min(4 * sets.active, rows))
+    raise UserError("coreset: no row may be picked, all first anchors are -inf; expected a distance for each row")
+
+
 class _State(NamedTuple):
-    """What the rounds change: per row the anchor, and how many picks it knows of; per pick its row, point and squared
-    norm, which is inf for the picks to come.
+    """What the rounds change.
+
+    Each row has its anchor and `version`, the number of picks that the anchor accounts for. Each pick has its row,
+    point and squared norm, which is inf for picks still to come.
     """
 
     anchor: Float[Array, "n"]
@@ -171,12 +182,12 @@ def _sharded(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
 
 
 def _columns(rows: Float[Array, "a d"]) -> Float[Array, "e a"]:
-    """Rows as columns, filled up with zeros to whole chunks (which change no sum)."""
+    """Rows as columns, padded to whole chunks with zeros, which change no sum."""
     return jnp.pad(rows.T, ((0, -rows.shape[1] % _CHUNK), (0, 0)))
 
 
 def _dot(left: Float[Array, "e a"], right: Float[Array, "e *a"]) -> Float[Array, "a"]:
-    """Dot products of columns, term after term: unlike in a matrix product the order does not vary with the shape."""
+    """Dot products of columns, term by term: unlike in a matrix product, the order does not vary with the shape."""
 
     def add(chunk: Array, total: Array) -> Array:
         a, b = (lax.dynamic_slice_in_dim(side, chunk * _CHUNK, _CHUNK) for side in (left, right))
@@ -192,7 +203,7 @@ def _distance(left: Array, left_norms: Array, right: Array, right_norms: Array) 
 
 
 def _by_blocks(function: Callable, points: Float[Array, "n d"], *rest: Float[Array, "n"]) -> Float[Array, "n"]:
-    """function(rows, ...) -> one number a row, over blocks of rows; the last block overlaps the one before."""
+    """`function`, which gives one number per row, over blocks of rows; the last block overlaps the one before."""
     length = min(_ROWS, points.shape[0])
 
     def block(index: Array, out: Array) -> Array:
@@ -235,7 +246,7 @@ def _total_distances(points: Array, mesh: Mesh) -> Array:
         blocks = -(-points.shape[0] // length)
 
         def sums(centre: Array) -> tuple[Array, Array]:
-            """Sums over all rows of z - c and |z - c|^2, block by block: float32 keeps its digits."""
+            """Sums over all rows of z - c and |z - c|^2, block by block, so that float32 keeps its digits."""
 
             def add(index: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
                 start = jnp.minimum(index * length, points.shape[0] - length)
@@ -247,7 +258,7 @@ def _total_distances(points: Array, mesh: Mesh) -> Array:
             return lax.psum(lax.fori_loop(0, blocks, add, zero), _AXIS)
 
         centre = sums(jnp.zeros(points.shape[1], points.dtype))[0] / count
-        rest, squares = sums(centre)  # `rest` is what rounding left of a sum of zero
+        rest, squares = sums(centre)  # `rest` would be 0 without rounding
 
         def of_block(rows: Array) -> Array:
             rows = rows - centre
@@ -306,7 +317,7 @@ def _refresh(points: Array, norms: Array, state: _State, mesh: Mesh, reach: int)
 
 
 def _lower(anchor: Array, rows: Array, columns: Array, norms: Array, state: _State, part: Array) -> Float[Array, "a"]:
-    """Anchors of some rows, lowered by the distances to the picks of one part.
+    """Anchors of some rows after the picks of one part.
 
     The squares from the matrix product carry the pick's place in their low bits, so that an integer minimum finds value
     and place at once. Picks are tried in ascending order until no other can be nearer, even with the worst rounding of
@@ -344,7 +355,8 @@ def _lower(anchor: Array, rows: Array, columns: Array, norms: Array, state: _Sta
 def _pick(points: Array, state: _State, mesh: Mesh, active: int, size: int) -> tuple[_State, Array, Array]:
     """The plain loop among the `active` farthest fresh rows of each device, down to the largest anchor elsewhere.
 
-    Returns the new state, and the largest anchors of the stale and of the fresh rows outside.
+    Returns:
+      The new state, and the largest anchors of the stale rows and of the fresh rows outside the active set.
     """
 
     def local(points: Array, state: _State) -> tuple[_State, Array, Array]:

@@ -1,9 +1,9 @@
 """Mutual scoring (MuSc, Li et al., ICLR 2024): every patch of an unlabelled image against all other images.
 
-A patch is normal if most other images hold one like it. The r x r neighbourhoods of LNAMD (section 3.1) are means, and
-means are linear: the dot products of all pairs of pooled patches are a box filter of those of the plain ones, so one
-matrix product an image pair serves every r. It serves both directions of the pair, too: the largest similarity of each
-row is what image i finds in image j, that of each column what j finds in i.
+A patch is normal if most other images contain one like it. LNAMD (section 3.1) averages r x r neighbourhoods, which is
+linear: the dot products of all pairs of pooled patches are a box filter of those of the plain patches, so one matrix
+product per image pair serves every r. It serves both directions of the pair, too: the maximum of each row is what image
+i finds in image j, that of each column what j finds in i.
 """
 
 import functools
@@ -23,35 +23,36 @@ from jaxad.nn.resize import resize
 
 Precision = Literal["highest", "fast"]
 
-_MULTIPLE = 8  # images of a device are filled up to it, so that sets of nearly equal size share one program
-_WAITING_BYTES = 2**31  # of distances that wait on the host for the other image of their pair
+_MULTIPLE = 8  # a device's images are padded to a multiple of it, so that sets of similar size share one program
+_WAITING_BYTES = 2**31  # limit on the distances that wait on the host for the other image of their pair
 
 
 def image_layer_norm(tokens: Float[Array, "n h w c"], epsilon: float = 1e-5) -> Float[Array, "n h w c"]:
-    """LNAMD's norm: each image over patches and channels together, without learned scale and shift."""
+    """LNAMD's normalisation: each image over its patches and channels together, without learned scale and shift."""
     centred = tokens - tokens.mean((1, 2, 3), keepdims=True)
     return centred * lax.rsqrt((centred**2).mean((1, 2, 3), keepdims=True) + epsilon)
 
 
 def box_sum(x: Float[Array, "*s"], r: int, axes: Sequence[int]) -> Float[Array, "*s"]:
-    """The sum over a window of r along each of the axes, zeros beyond the border; r is odd."""
+    """The sum over a window of r (odd) along each of the axes, with zeros beyond the border."""
     for axis in axes if r > 1 else ():
         widths = [(r // 2, r // 2) if a == axis else (0, 0) for a in range(x.ndim)]
         padded = jnp.pad(x, widths)
         shifted = (lax.slice_in_dim(padded, k, k + x.shape[axis], axis=axis) for k in range(r))
-        # the barrier keeps XLA from fusing all axes into one loop of r^axes additions
+        # without the barrier XLA fuses all axes into one loop of r^axes additions
         x = lax.optimization_barrier(functools.reduce(jnp.add, shifted))
     return x
 
 
 def aggregate(tokens: Float[Array, "n h w c"], r: int) -> Float[Array, "n h w c"]:
-    """LNAMD's patch features of one r: the mean of each r x r neighbourhood (zeros beyond the border counted), as unit
-    vectors."""
+    """LNAMD's patch features for one r: the mean of each r x r neighbourhood (zeros beyond the border counted), scaled
+    to unit length.
+    """
     return box_sum(tokens, r, (1, 2)) / _norms(tokens, r)[..., None]
 
 
 def _norms(tokens: Float[Array, "n h w c"], r: int) -> Float[Array, "n h w"]:
-    """Lengths of the pooled patches, up to the factor r^2 that the box sums have, too."""
+    """Lengths of the pooled patches, up to the factor r^2 that the box sums have as well."""
     return jnp.linalg.norm(box_sum(tokens, r, (1, 2)), axis=-1)
 
 
@@ -63,12 +64,13 @@ def nearest_both_ways(
     r_list: tuple[int, ...],
     precision: Precision = "highest",
 ) -> Float[Array, "2 r p"]:
-    """Distances of each patch to the nearest one of the other image: first from `one`, then from `other`.
+    """Distance of each patch to the nearest one of the other image: first those of `one`, then those of `other`.
 
     Args:
       one, other: tokens after `image_layer_norm`.
       scale, other_scale: inverse lengths of their pooled patches.
-      precision: of the product's inputs: float32, or bfloat16 summed in float32 ("fast").
+      r_list: odd sizes of the neighbourhoods.
+      precision: "highest": float32 products; "fast": bfloat16 products, summed in float32.
     """
     h, w, c = one.shape
     dtype = jnp.float32 if precision == "highest" else jnp.bfloat16
@@ -81,7 +83,7 @@ def nearest_both_ways(
     found = []
     for k, r in enumerate(r_list):
         similarity = box_sum(product.reshape(h, w, h, w), r, range(4)).reshape(h * w, h * w)
-        similarity = lax.optimization_barrier(similarity)  # made once for both maxima
+        similarity = lax.optimization_barrier(similarity)  # computed once for both maxima
         rows = jnp.max(similarity * other_scale[k], axis=1) * scale[k]
         columns = jnp.max(similarity * scale[k][:, None], axis=0) * other_scale[k]
         found.append(jnp.stack([rows, columns]))
@@ -96,17 +98,19 @@ def nearest_distances(
     precision: Precision = "highest",
     group: int | None = None,
 ) -> Iterator[Float[np.ndarray, "others r p"]]:
-    """Image by image: the distance of each of its patches to the nearest one in each other image, in order.
+    """For each image in turn: the distance of each of its patches to the nearest one in each other image, in order.
 
-    The images are dealt out over the mesh's axis "data"; in step i every device compares image i with those of its own
-    that come later. What the later ones of the same group find in image i waits on the host until it is their turn, at
-    most group^2 / 4 numbers a patch and r; pairs across two groups are compared once from each side, so that nothing
-    but the features grows with n.
+    The images are dealt out over the mesh's axis "data"; in step i every device compares image i with the later ones
+    among its own. Within a group, what later images find in image i waits on the host until their turn, at most
+    group^2 / 4 numbers per patch and r. Pairs across two groups are compared once from each side, so that only the
+    features grow with n.
 
     Args:
-      tokens: of one layer after `image_layer_norm`, image by image, on the host.
+      tokens: tokens of one layer after `image_layer_norm`, image by image, on the host.
       r_list: odd sizes of the neighbourhoods.
-      group: images of a group; None for as many as keep what waits within 2 GiB.
+      mesh: devices to use, along the axis "data".
+      precision: as in `nearest_both_ways`.
+      group: images per group; None: as many as keep the waiting distances within 2 GiB.
     """
     count, parts = len(tokens), mesh.shape["data"]
     patches = tokens[0].shape[0] * tokens[0].shape[1]
@@ -122,7 +126,7 @@ def nearest_distances(
     for i in range(count):
         before, after = i // group * group, min(i // group * group + group, count)
         found = sharding.to_host(running)
-        if i + 1 < count:  # works while the host looks at image i
+        if i + 1 < count:  # runs while the host works on image i
             running = compare(np.int32((i + 1) // group * group), np.int32(i + 1), np.int32(count))
         yield np.stack([*found[place[:before], 0], *waiting[i], *found[place[i + 1 :], 0]])
         waiting[i] = []
@@ -131,8 +135,11 @@ def nearest_distances(
 
 
 def _dealt(tokens: Sequence[np.ndarray] | np.ndarray, parts: int) -> np.ndarray:
-    """Images 0, parts, 2 parts, ... first, then 1, parts + 1, ...: device d holds every image whose number leaves d, so
-    that all have about as many later ones at any time. Zeros fill up."""
+    """The images in the order 0, parts, 2 parts, ..., 1, parts + 1, ..., padded with zeros.
+
+    Device d then holds every image whose number modulo `parts` is d, so that at any time all devices have about the
+    same number of later images.
+    """
     rows = -(-len(tokens) // (parts * _MULTIPLE)) * _MULTIPLE
     dealt = np.zeros((parts * rows, *tokens[0].shape), tokens[0].dtype)
     for i, image in enumerate(tokens):
@@ -141,7 +148,7 @@ def _dealt(tokens: Sequence[np.ndarray] | np.ndarray, parts: int) -> np.ndarray:
 
 
 def _place(i, parts: int, rows: int):
-    """The row of image i among the dealt ones; `rows` a device."""
+    """The row of image i among the dealt images, `rows` per device."""
     return i % parts * rows + i // parts
 
 
@@ -167,7 +174,7 @@ def _compare(
     mesh: Mesh,
     precision: Precision,
 ) -> Float[Array, "n 2 r p"]:
-    """`nearest_both_ways` of image i and each later one, and each below `before`; 0 for all others."""
+    """`nearest_both_ways` of image i with each later image and each one below `before`; 0 for all others."""
     parts = mesh.shape["data"]
 
     def local(features, scale, before, i, count):
@@ -182,7 +189,7 @@ def _compare(
             pair = nearest_both_ways(query, features[k], query_scale, scale[k], r_list, precision)
             return found.at[k].set(pair)
 
-        def own(images):  # how many of the first `images` ones are on this device
+        def own(images):  # how many of the first `images` images are on this device
             return (images - device + parts - 1) // parts
 
         found = jnp.zeros((len(features), 2, *scale.shape[1:]))
@@ -196,24 +203,26 @@ def _compare(
 
 
 def interval_bounds(others: int, interval: tuple[float, float]) -> tuple[int, int]:
-    """Places [first, last) among the sorted distances to `others` images: a bound below 1 is a share of them, any other
-    a number of images."""
+    """Places [first, last) among the sorted distances to `others` images.
+
+    A bound of `interval` below 1 is a share of the images, any other a number of images.
+    """
     first, last = sorted(int(others * bound) if bound < 1 else int(bound) for bound in interval)
     return min(first, others), min(last, others)
 
 
 def least_images(interval: tuple[float, float], most: int = 10_000) -> int:
-    """The smallest set of images with any distance in the interval; 0 where not even `most` images have one."""
+    """The smallest number of images that leaves a distance in the interval; 0 if none below `most` does."""
     ends = (interval_bounds(count - 1, interval) for count in range(2, most))
     return next((count for count, (first, last) in enumerate(ends, 2) if first < last), 0)
 
 
 def interval_mean(distances: Float[np.ndarray, "others *s"], interval: tuple[float, float]) -> Float[np.ndarray, "*s"]:
-    """The mean of the distances in the interval of the sorted ones (section 3.2), in float64; NaN where it is empty."""
+    """The mean of the sorted distances within the interval (section 3.2), in float64; NaN if it is empty."""
     first, last = interval_bounds(len(distances), interval)
     if first == last:
         return np.full(distances.shape[1:], np.nan)
-    # a contiguous last axis is many times faster
+    # partitioning is many times faster along a contiguous axis
     columns = np.ascontiguousarray(np.moveaxis(distances, 0, -1))
     columns.partition(sorted({first, last - 1}), axis=-1)
     return columns[..., first:last].mean(-1, dtype=np.float64)
@@ -230,7 +239,7 @@ def mutual_scores(
     """Scores of all patches of all images from one layer, for each r (section 3.2); higher is more anomalous.
 
     Args:
-      tokens: as in `nearest_distances`.
+      tokens, r_list, mesh, precision: as in `nearest_distances`.
       interval: as in `interval_bounds`.
       progress: called with the number of image pairs just done.
     """
@@ -243,20 +252,22 @@ def mutual_scores(
 
 @functools.partial(jax.jit, static_argnums=1)
 def upsampled(patch_scores: Float[Array, "b gh gw"], size: tuple[int, int]) -> Float[Array, "b h w"]:
-    """The anomaly maps: bilinear, the corners of grid and image aligned, not smoothed."""
+    """Anomaly maps at `size`: bilinear with aligned corners, not smoothed."""
     return resize(patch_scores[..., None], size, align_corners=True)[..., 0]
 
 
 def rescore(
     scores: Float[np.ndarray, " n"], class_features: Float[np.ndarray, "n d"], k_list: Sequence[int]
 ) -> Float[np.ndarray, " n"]:
-    """RsCIN (section 3.3): scores scaled to [0, 1], each a weighted mean over the k most similar images, averaged over
-    k.
+    """RsCIN (section 3.3): scores scaled to [0, 1], then averaged over the k most similar images.
+
+    The average is weighted by similarity, and the results for all k are averaged, too.
 
     Args:
-      class_features: of any length.
-      k_list: window sizes, the image itself counted: 1 gives the scaled score itself. With 0 among them the scores come
-        back as they are.
+      scores: one per image.
+      class_features: one per image, of any length.
+      k_list: window sizes, counting the image itself: 1 gives the scaled score. If 0 is among them, the scores are
+        returned unchanged.
     """
     if 0 in k_list:
         return scores
@@ -274,10 +285,10 @@ def rescore(
 
 
 def deal(types: Int[np.ndarray, " n"], count: int, seed: int) -> list[Int[np.ndarray, " m"]]:
-    """Images cut into `count` subsets with about the same share of every type; each lists places in `types`.
+    """Images divided into `count` subsets with about the same share of every type; each lists places in `types`.
 
-    A type's images are shuffled and dealt out in turn. As in the official code, Python's own generator begins anew with
-    every subset.
+    The images of a type are shuffled and dealt out in turn. As in the official code, the shuffling by Python's own
+    generator starts again from `seed` for every subset.
     """
     if count == 1:
         return [np.arange(len(types))]

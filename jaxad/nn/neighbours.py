@@ -1,8 +1,8 @@
-"""Exact nearest neighbours in a memory bank, by brute force: the scores of PatchCore, CFA and their kin.
+"""Exact nearest neighbours in a memory bank by brute force, for the scores of PatchCore, CFA and similar methods.
 
-|q|^2 - 2 q.m + |m|^2 is one matrix product, and cancels badly where features are long and distances short. So the
-product only names candidates, the k + 7 most promising rows; their distances are computed again as sum((q - m)^2), and
-only these are ranked and returned.
+|q|^2 - 2 q.m + |m|^2 is one matrix product, but cancels badly where features are long and distances short. So the
+product only proposes candidates, the k + 7 most promising rows; their distances are computed again as sum((q - m)^2),
+and only these are ranked and returned.
 """
 
 import functools
@@ -13,12 +13,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxad.errors import UserError
 
-_SPARE = 7  # candidates beyond k: room for the product's rounding
-_GROUP = 32  # rows of the bank that share one minimum in the first look
+_SPARE = 7  # candidates beyond k, which allow for the product's rounding
+_GROUP = 32  # rows of the bank that the first ranking sees as one, by their minimum
 
 
 def squared_norms(bank: Float[Array, "m d"]) -> Float[Array, "m"]:
-    """|m|^2 of every row, to be made once for a bank."""
+    """|m|^2 of every row; computed once per bank."""
     return jnp.sum(bank * bank, axis=-1)
 
 
@@ -33,17 +33,17 @@ def nearest(
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """Distances to the k nearest rows of the bank, nearest first, and the numbers of those rows.
 
-    Equal distances are ordered by row number. Each distance is exact for its row; a nearer row is missed only if more
-    than 7 others are nearer, too, within the rounding of the float32 product, about 1e-6 |q|^2. Works under jit, with
-    the rows of the bank and the queries on one device or sharded.
+    Equal distances are ordered by row number. Each distance is exact for its row; a row is missed only if more than 7
+    others lie within the rounding of the float32 product, about 1e-6 |q|^2, of its distance. Works under jit, with the
+    rows of the bank and the queries on one device or sharded.
 
     Args:
       queries: any number of rows.
       bank: rows to search.
-      k: neighbours wanted, 1 to m.
-      squared: squared Euclidean distances, as faiss's IndexFlatL2 gives them; False: their square roots.
-      norms: `squared_norms(bank)`, where kept; inf marks a row that only fills up a shard and is nobody's neighbour.
-      block: distances held at a time; bounds the memory, whatever the number of queries.
+      k: number of neighbours, 1 to m.
+      squared: True: squared Euclidean distances, as from faiss's IndexFlatL2; False: their square roots.
+      norms: `squared_norms(bank)`, if already known; inf marks a row that only pads a shard and is never a neighbour.
+      block: number of distances held at a time; bounds the memory, whatever the number of queries.
 
     Raises:
       UserError: k is not in 1..m.
@@ -68,11 +68,11 @@ def nearest(
 
 
 def _search(queries: Array, bank: Array, norms: Array, k: int) -> tuple[Array, Array]:
-    """The k nearest of each query: the best rows lie in the groups of the best minima, so two short rankings do."""
+    """The k nearest rows of each query. The best rows lie in the groups with the best minima: two short rankings do."""
     groups = bank.shape[0] // _GROUP
     count = k + _SPARE
     product = jnp.matmul(queries, bank.T, precision=lax.Precision.HIGHEST)
-    score = (norms - 2 * product).reshape(-1, groups, _GROUP)  # |q|^2 changes no order
+    score = (norms - 2 * product).reshape(-1, groups, _GROUP)  # |q|^2 does not change the order
     group = lax.top_k(-score.min(axis=-1), min(count, groups))[1]
     inside = jnp.take_along_axis(score, group[:, :, None], axis=1).reshape(queries.shape[0], -1)
     place = lax.top_k(-inside, min(count, inside.shape[1]))[1]

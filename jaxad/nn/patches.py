@@ -1,7 +1,8 @@
 """Patch embedding of PatchCore (Roth et al., CVPR 2022) and SimpleNet (Liu et al., CVPR 2023), section 3.1 of both.
 
 The reference implementations unfold every 3x3 neighbourhood, resize the unfolded maps and pool (channel, row, column)
-adaptively, twice. All of it is linear: one fixed 3x3 convolution of each tap on its own grid, and then the resize.
+adaptively, twice. All of this is linear, and equals one fixed 3x3 convolution of each tap on its own grid, then the
+resize.
 """
 
 import functools
@@ -25,8 +26,8 @@ def patch_embedding(
 ) -> Float[Array, "b h w d"]:
     """Locally averaged features of all taps on the grid of the first.
 
-    With both dims, d = `target_dim`, as the official implementations; with neither, each channel's patch mean (zeros
-    beyond the border counted) is kept and d is the sum of the taps' channels, as anomalib does.
+    With both dims, d = `target_dim`, as in the official implementations. With neither, each channel's patch mean (zeros
+    beyond the border counted) is kept and d is the sum of the taps' channels, as in anomalib.
     """
     if (pretrain_dim is None) != (target_dim is None):
         raise ValueError("give both pretrain_dim and target_dim, or neither")
@@ -44,19 +45,19 @@ def patch_embedding(
             tap.shape[-1], patch_size, pretrain_dim, target_dim, layer, len(taps)
         )
         pooled = resize(_sum_of_depthwise(tap, channels, kernels), grid)
-        shared = embedding.shape[-1] - first  # outputs whose bin reaches over two taps
+        shared = embedding.shape[-1] - first  # outputs whose bin spans two taps
         overlap = embedding[..., first:] + pooled[..., :shared]
         embedding = jnp.concatenate([embedding[..., :first], overlap, pooled[..., shared:]], axis=-1)
     return embedding
 
 
 def _sum_of_depthwise(tap: Float[Array, "b h w c"], channels, kernels) -> Float[Array, "b h w t"]:
-    """sum over s of channels[s] of the tap, each convolved with its kernel in kernels[s]."""
+    """The sum over s of the tap's channels `channels[s]`, each convolved with its kernel in `kernels[s]`."""
     side = kernels[0].shape[0] // 2
     padded = jnp.pad(tap, ((0, 0), (side, side), (side, side), (0, 0)))
     total = jnp.zeros((), tap.dtype)
     for channel, kernel in zip(channels, kernels, strict=True):
-        # The barrier keeps XLA from gathering anew at each of a kernel's taps, ten times slower on CPU.
+        # Without the barrier XLA gathers again for each weight of a kernel, which is ten times slower on CPU.
         chosen = padded if channel is None else lax.optimization_barrier(padded[..., channel])
         total += depthwise(chosen, jnp.asarray(kernel, tap.dtype))
     return total
@@ -69,7 +70,8 @@ def _pooling_kernels(
     """One tap's share of the embedding, as (first output, channels, kernels).
 
     A pooled value averages few neighbouring channels, so the convolution is written as a sum over s of depthwise ones:
-    output `first + j` is the sum of kernels[s][..., j] over channel channels[s][j] (None: channel j itself).
+    output `first + j` is the sum over s of channel `channels[s][j]` (None: channel j itself) convolved with
+    `kernels[s][..., j]`.
     """
     area = patch_size**2
     share = slice(layer * pretrain_dim, (layer + 1) * pretrain_dim)
@@ -92,8 +94,10 @@ def _pooling_kernels(
 
 
 def adaptive_pooling(length: int, outputs: int) -> scipy.sparse.csr_array:
-    """The (outputs, length) matrix of `torch.nn.AdaptiveAvgPool1d`: output i is the mean of its bin of entries, from
-    floor(i * length / outputs) up to ceil((i + 1) * length / outputs)."""
+    """The (outputs, length) matrix of `torch.nn.AdaptiveAvgPool1d`.
+
+    Output i is the mean of the entries from floor(i * length / outputs) up to ceil((i + 1) * length / outputs).
+    """
     i = np.arange(outputs)
     start, end = i * length // outputs, -(-(i + 1) * length // outputs)
     entries = np.concatenate([np.arange(a, b) for a, b in zip(start, end, strict=True)])

@@ -1,4 +1,4 @@
-"""Image resizing equal to `torch.nn.functional.interpolate`: one small interpolation matrix an axis."""
+"""Image resizing equal to `torch.nn.functional.interpolate`: one small interpolation matrix per axis."""
 
 import functools
 
@@ -19,10 +19,12 @@ def resize(
     align_corners: bool = False,
     antialias: bool = False,
 ) -> Float[Array, "b h2 w2 c"]:
-    """Resize to `size` (rows, columns).
+    """The images resized to `size` (rows, columns).
 
-    Bicubic has a = -0.75 and repeats the edge, with antialias a = -0.5, as PyTorch (and PIL) do.
-    Raises UserError for an unknown method.
+    Bicubic interpolation has a = -0.75 and repeats the edge pixels as in PyTorch; with antialias a = -0.5, as in PIL.
+
+    Raises:
+      UserError: `method` is none of `METHODS`.
     """
     if x.shape[1:3] == tuple(size):
         return x
@@ -37,13 +39,17 @@ def resize(
 def interpolation_matrix(
     old: int, new: int, method: str = "bilinear", align_corners: bool = False, antialias: bool = False
 ) -> Float[np.ndarray, "new old"]:
-    """The float64 matrix that takes `old` samples to `new` ones along one axis; its rows sum to 1."""
+    """The float64 matrix that maps `old` samples to `new` ones along one axis; its rows sum to 1.
+
+    Raises:
+      UserError: `method` is none of `METHODS`.
+    """
     if method not in METHODS:
         raise UserError(
             f"unknown resize method {method!r}; known are {', '.join(METHODS)}.{did_you_mean(method, METHODS)}"
         )
     if method == "nearest":
-        # PyTorch rounds the position in float32, which shows where old / new is not exact.
+        # PyTorch computes the position in float32, which matters where old / new is not exact.
         position = np.arange(new, dtype=np.float32) * np.float32(old / new)
         return _scatter(np.minimum(position.astype(int), old - 1)[:, None], np.ones((new, 1)), old)
     if align_corners:
@@ -66,7 +72,7 @@ def interpolation_matrix(
 
 
 def _antialiased(centre: np.ndarray, step: float, old: int, method: str) -> np.ndarray:
-    """The kernel is stretched to the step when shrinking, cut at the border and renormalised, as PIL does."""
+    """As in PIL: the kernel is stretched by the step when shrinking, cut at the border and renormalised."""
     stretch, reach = max(step, 1.0), 1 if method == "bilinear" else 2
     distance = np.arange(old) - centre[:, None]
     first = np.maximum((centre + 0.5 - reach * stretch + 0.5).astype(int), 0)[:, None]

@@ -1,4 +1,4 @@
-"""From scores on a grid of patches to a map of the image's size, and one number for the image."""
+"""Anomaly maps of the image's size from scores on a grid of patches, and one score per image."""
 
 from typing import Literal
 
@@ -16,14 +16,14 @@ def anomaly_map(
     upsample: Literal["bilinear", "nearest"] = "bilinear",
     border: Literal["symmetric", "reflect"] = "symmetric",
 ) -> Float[Array, "b h w"]:
-    """The scores at `size`, smoothed by a Gaussian of `sigma` pixels cut at 4 sigma.
+    """The scores enlarged to `size` (rows, columns) and smoothed by a Gaussian of `sigma` pixels, cut at 4 sigma.
 
-    The defaults are those of PatchCore's and SimpleNet's codes (scipy's `gaussian_filter`); anomalib enlarges by
-    "nearest" and has a "reflect" border.
+    The defaults are those of the official code of PatchCore and SimpleNet (scipy's `gaussian_filter`); anomalib
+    enlarges by "nearest" and has a "reflect" border.
     """
     return gaussian_blur(resize(patch_scores[..., None], size, upsample)[..., 0], sigma, border=border)
 
 
 def largest(values: Float[Array, "b h w"]) -> Float[Array, " b"]:
-    """Of each map."""
+    """The largest value of each map."""
     return jnp.max(values, axis=(1, 2))

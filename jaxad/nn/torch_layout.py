@@ -1,4 +1,4 @@
-"""Flax variables from and to PyTorch state dicts, by names."""
+"""Conversion between Flax variables and PyTorch state dicts, by name."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +12,13 @@ from jaxad.errors import UserError, did_you_mean
 
 
 class _Layout(NamedTuple):
-    """A leaf's PyTorch name, where each of PyTorch's axes lies in Flax's leaf, and whether kh and kw run backwards."""
+    """How PyTorch holds a leaf.
+
+    Attributes:
+      suffix: last part of its name.
+      axes: for each of PyTorch's axes, the axis of the Flax leaf.
+      flipped: whether kh and kw run backwards.
+    """
 
     suffix: str
     axes: tuple[int, ...]
@@ -27,8 +33,8 @@ class _Layout(NamedTuple):
         return value.transpose(np.argsort(self.axes))
 
 
-# By leaf name and number of axes: kernels of `Conv`, `ConvTranspose` and `nn.Dense`, the leaves of `BatchNorm`, tables
-# of `nn.Embed`, the three projections that attention packs into one.
+# By leaf name and number of axes: the kernels of `Conv`, `ConvTranspose` and `Dense`, the leaves of `BatchNorm` and
+# `LayerNorm`, the tables of `nn.Embed`, and the three projections that `MultiheadAttention` packs into one.
 _LAYOUTS = {
     ("kernel", 4): _Layout("weight", (3, 2, 0, 1)),
     ("transposed_kernel", 4): _Layout("weight", (2, 3, 0, 1), flipped=True),
@@ -46,10 +52,16 @@ _LAYOUTS = {
 def from_state_dict(
     shapes: Any, state_dict: Mapping[str, np.ndarray], torch_name: Callable[[str], str], source: str = "state dict"
 ) -> dict[str, Any]:
-    """Fill a tree of variables, such as `jax.eval_shape(module.init, ...)` gives, from a state dict.
+    """Variables filled from a state dict; entries that no variable asks for are ignored.
 
-    `torch_name` takes a module's path ("layer1_0/conv1") to its PyTorch name ("layer1.0.conv1"). Entries that the tree
-    does not ask for are ignored. Raises UserError, naming `source`, for a missing entry or one of the wrong shape.
+    Args:
+      shapes: the tree of variables, as from `jax.eval_shape(module.init, ...)`.
+      state_dict: arrays under PyTorch's names and in its layouts.
+      torch_name: maps a module's path ("layer1_0/conv1") to its PyTorch name ("layer1.0.conv1").
+      source: name of the state dict in errors.
+
+    Raises:
+      UserError: an entry is missing or has the wrong shape.
     """
 
     def fill(path, leaf):
@@ -72,7 +84,7 @@ def from_state_dict(
 
 
 def to_state_dict(variables: Any, torch_name: Callable[[str], str]) -> dict[str, np.ndarray]:
-    """The inverse of `from_state_dict`; gradients and the like, in the shape of the parameters, get their names too."""
+    """The inverse of `from_state_dict`; it also names trees shaped like the parameters, such as gradients."""
     state_dict = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         key, layout = _key(path, leaf, torch_name)
@@ -81,7 +93,7 @@ def to_state_dict(variables: Any, torch_name: Callable[[str], str]) -> dict[str,
 
 
 def dotted(path: str) -> str:
-    """PyTorch's name of the module at `path`: "layer1_0/conv1" is "layer1.0.conv1"."""
+    """PyTorch's name of the module at `path`: "layer1.0.conv1" for "layer1_0/conv1"."""
     return re.sub(r"_(?=\d)", ".", path.replace("/", "."))
 
 

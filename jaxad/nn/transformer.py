@@ -8,17 +8,18 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jaxad.nn.linear import Dense
 from jaxad.nn.norm import LayerNorm
 
 xavier_uniform = nn.initializers.xavier_uniform()
-linear = functools.partial(nn.Dense, kernel_init=xavier_uniform)
+linear = functools.partial(Dense, kernel_init=xavier_uniform)
 
 
 class Dropout(nn.Module):
-    """Dropout by the rng stream "dropout", with two decisions from each random number.
+    """Dropout with the rng stream "dropout"; the rate is rounded to a multiple of 2^-16.
 
-    The rate is rounded to a multiple of 2^-16. On a CPU half of a transformer's training step would otherwise go into
-    random numbers.
+    Each random number decides for two elements: on a CPU, drawing one per element would take half of a transformer's
+    training step.
     """
 
     rate: float
@@ -35,9 +36,11 @@ class Dropout(nn.Module):
 class MultiheadAttention(nn.Module):
     """`torch.nn.MultiheadAttention`, batch first; a query of batch 1 serves the whole batch.
 
+    It computes in the floating type of its inputs, but for the logits and their softmax, which are float32.
+
     Attributes:
-      heads: that the width is cut into.
-      dropout: of the attention weights.
+      heads: number of heads; it divides the width.
+      dropout: rate on the attention weights.
     """
 
     heads: int
@@ -52,10 +55,10 @@ class MultiheadAttention(nn.Module):
         blocked: Bool[np.ndarray, "q k"],
         train: bool = False,
     ) -> Float[Array, "b q c"]:
-        """Args: `blocked`: True where a query must not see a key; no row may be all True."""
-        width = query.shape[-1]
-        kernel = self.param("in_proj_kernel", xavier_uniform, (width, 3 * width))
-        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,))
+        """`blocked` is True where a query must not see a key; no row may be all True."""
+        dtype, width = query.dtype, query.shape[-1]
+        kernel = self.param("in_proj_kernel", xavier_uniform, (width, 3 * width), jnp.float32).astype(dtype)
+        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * width,), jnp.float32).astype(dtype)
 
         def project(x: Array, part: int) -> Float[Array, "b heads t d"]:
             columns = slice(part * width, (part + 1) * width)
@@ -63,20 +66,21 @@ class MultiheadAttention(nn.Module):
             return y.reshape(*y.shape[:-1], self.heads, -1).swapaxes(1, 2)
 
         q, k, v = (project(x, part) for part, x in enumerate((query, key, value)))
-        logits = (q * q.shape[-1] ** -0.5) @ k.swapaxes(2, 3)
-        weights = jax.nn.softmax(jnp.where(blocked, -jnp.inf, logits))
+        wide = jnp.promote_types(dtype, jnp.float32)
+        logits = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type=wide)
+        weights = jax.nn.softmax(jnp.where(blocked, -jnp.inf, logits)).astype(dtype)
         attended = (Dropout(self.dropout)(weights, train) @ v).swapaxes(1, 2)
         merged = attended.reshape(*attended.shape[:2], width)
         return linear(width, name="out_proj")(merged)
 
 
 class PostNormLayer(nn.Module):
-    """What `torch.nn.TransformerEncoderLayer` and its decoder are made of: attention or feed-forward, sum, LayerNorm.
+    """The sublayers of `torch.nn.TransformerEncoderLayer` and `TransformerDecoderLayer`, post-norm.
 
     Attributes:
-      heads: of the attention.
+      heads: number of attention heads.
       feedforward: width between the two linear layers.
-      dropout: of the attention weights, and behind every part.
+      dropout: rate on the attention weights and after every sublayer and activation.
     """
 
     heads: int
@@ -97,17 +101,20 @@ class PostNormLayer(nn.Module):
 
 
 class EncoderLayer(PostNormLayer):
-    """Masked self-attention and feed-forward; the position is added to query and key, as in DETR."""
+    """Masked self-attention and feed-forward; positions are added to query and key, as in DETR.
+
+    `position` [t, c] may be float32 whatever the type of `x`; `blocked` is that of `MultiheadAttention`.
+    """
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], position, blocked, train: bool) -> Float[Array, "b t c"]:
-        placed = x + position
+        placed = x + position.astype(x.dtype)
         x = self.attend("self_attn", "norm1", x, placed, placed, x, blocked, train)
         return self.feed("norm2", x, train)
 
 
 class LearnedPosition(nn.Module):
-    """A table of columns in the first half of the channels, one of rows in the second."""
+    """Learned positions, float32: the column's embedding in the first half of the channels, the row's in the second."""
 
     grid: tuple[int, int]
     width: int
@@ -139,7 +146,9 @@ def sine_position(grid: tuple[int, int], width: int) -> Float[np.ndarray, "t wid
 
 
 def neighbour_mask(grid: tuple[int, int], size: tuple[int, int]) -> Bool[np.ndarray, "t t"]:
-    """Key tokens (second axis) that a query token must not see: `size // 2` rows and columns around it, and itself."""
+    """True for the key tokens (second axis) that a query token must not see: itself and its neighbourhood, which
+    reaches `size // 2` rows and columns to each side.
+    """
     y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     near = [np.abs(place[:, None] - place) <= reach // 2 for place, reach in zip((y, x), size, strict=True)]
     return near[0] & near[1]

@@ -1,6 +1,5 @@
-"""Results for people and programs: tables beside the published numbers, pictures, one self-contained HTML page."""
+"""Results for people and programs: tables beside published numbers, pictures, one self-contained HTML page."""
 
-from jaxad.files import write_text
 from jaxad.report.cases import save_cases, with_cases
 from jaxad.report.category import Case, CategoryResult, choose_cases
 from jaxad.report.predictions import MapFormat, PredictionWriter
@@ -21,5 +20,4 @@ __all__ = [
     "save_cases",
     "with_cases",
     "write",
-    "write_text",
 ]

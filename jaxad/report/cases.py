@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ def save_cases(path: Path, results: Sequence[CategoryResult]) -> None:
     """Writes the cases of all results to one .npz file, whole or not at all.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     arrays, facts = {}, []
     for result in results:
@@ -34,7 +33,7 @@ def save_cases(path: Path, results: Sequence[CategoryResult]) -> None:
 
 
 def with_cases(results: Sequence[CategoryResult], path: Path) -> list[CategoryResult]:
-    """The results with the cases that `save_cases` wrote.
+    """The results together with the cases that `save_cases` wrote to `path`.
 
     Raises:
       UserError: the file is missing or damaged.
@@ -45,9 +44,9 @@ def with_cases(results: Sequence[CategoryResult], path: Path) -> list[CategoryRe
         facts = json.loads(str(arrays.pop("facts")))
         cases: dict[str, list[Case]] = {}
         for place, fact in enumerate(facts):
-            pictures: dict[str, Any] = {name: arrays.get(f"{place}/{name}") for name in _ARRAYS}
+            pictures = {name: arrays.get(f"{place}/{name}") for name in _ARRAYS}
             category = fact.pop("category")
-            cases.setdefault(category, []).append(Case(**{**fact, **pictures, "reasons": tuple(fact["reasons"])}))
+            cases.setdefault(category, []).append(Case(**(fact | pictures | {"reasons": tuple(fact["reasons"])})))
     except Exception as error:  # zipfile and NumPy have many errors for a damaged file
         raise UserError(f"{path}: {error}, expected the gallery of a report; evaluate the run again") from error
     return [replace(result, cases=cases.get(result.category, [])) for result in results]

@@ -1,4 +1,4 @@
-"""What a run found out about one category, and which of its images are worth showing."""
+"""The results of one category, and which of its images are worth showing."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ MISSED = "missed"
 
 @dataclass(frozen=True)
 class Case:
-    """One image of the gallery; `image`, `map`, `mask` and `valid` show the same field, as a rule at the input size.
+    """One image of the gallery; `image`, `map`, `mask` and `valid` have the same size, usually the input size.
 
     Attributes:
       mask: the ground truth; None where it is unknown.
@@ -42,14 +42,15 @@ class CategoryResult:
     """The evaluation of one category.
 
     Attributes:
-      metrics: I-AUROC, I-AP, I-F1max, P-AUROC, P-AP, P-F1max, AUPRO as fractions; NaN where undefined, pixel
-        ones absent without masks.
+      metrics: I-AUROC, I-AP, I-F1max, P-AUROC, P-AP, P-F1max, AUPRO as fractions; NaN where undefined. Without masks
+        there are no pixel metrics.
       ids: the test images, in the order of `scores`, `labels` and `defect_types`.
       threshold: images that score higher are called anomalous; None where none was calibrated.
-      false_alarm_rate: the share of normal images the threshold was calibrated to let through as anomalous.
+      false_alarm_rate: the share of normal images that the threshold was calibrated to call anomalous.
       calibration_images: the number of held-out normal training images it was calibrated on.
+      no_threshold: why there is no threshold, in words; "" where there is one or the reason is unknown.
       curves: "image" and, with masks, "pixel".
-      seconds: what took how long, in the order it happened.
+      seconds: how long each stage took, in the order they ran.
       cases: for the gallery; not in results.json.
     """
 
@@ -62,6 +63,7 @@ class CategoryResult:
     threshold: float | None = None
     false_alarm_rate: float | None = None
     calibration_images: int = 0
+    no_threshold: str = ""
     curves: dict[str, Curves] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
@@ -94,8 +96,8 @@ def choose_cases(
     """Indices of the images to show, in ascending order, with the reasons.
 
     At most `per_group` images with the highest scores, as many with the lowest, and, with a threshold, as many false
-    alarms (the highest-scoring ones) and missed defects (the lowest-scoring ones). Equal scores go by index; NaN scores
-    are never shown.
+    alarms (the highest-scoring ones) and missed defects (the lowest-scoring ones). Ties go to the lower index; images
+    with a NaN score are never shown.
     """
     scores, labels = np.asarray(scores), np.asarray(labels, bool)
     finite = np.flatnonzero(~np.isnan(scores))

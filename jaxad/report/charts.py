@@ -15,7 +15,7 @@ _BINS = 32
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: `kind` is its style class, `steps` draws each point's height flat from the point before to it."""
+    """One curve: `kind` is its style class; with `steps` it runs flat at a point's height from the point before it."""
 
     kind: str
     x: Float[np.ndarray, " n"]
@@ -26,7 +26,7 @@ class Line:
 def line_chart(
     title: str, lines: Sequence[Line], x_label: str, y_label: str, x_limit: float = 1.0, diagonal: bool = False
 ) -> str:
-    """A chart of fractions, x in [0, x_limit] and y in [0, 1]; `diagonal` draws what guessing would give."""
+    """A chart of fractions, x in [0, x_limit] and y in [0, 1]; `diagonal` draws the curve of a random guess."""
     parts = [_grid(_fractions(x_limit), _fractions(1.0), x_limit, x_label, y_label)]
     if diagonal:
         parts.append(f'<path class="chance" d="{_path(np.array([0.0, 1.0]), np.array([0.0, 1.0]), x_limit)}"/>')
@@ -41,7 +41,7 @@ def line_chart(
 def histogram(
     title: str, scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], threshold: float | None
 ) -> str:
-    """Image scores: normal images upward, anomalous ones downward, each as shares of their kind, and the threshold."""
+    """Image scores, normal images upward and anomalous ones downward, as shares of their kind, and the threshold."""
     finite = np.isfinite(scores)
     scores, labels = np.asarray(scores, np.float64)[finite], np.asarray(labels, bool)[finite]
     if not scores.size:
@@ -122,7 +122,7 @@ def _labels(x_label: str, y_label: str) -> str:
 
 def _path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], x_limit: float) -> str:
     points = (f"{_across(a, x_limit):.1f} {_up(b):.1f}" for a, b in zip(x, y, strict=True))
-    # curves are thinned for a screen larger than this: equal neighbours add nothing
+    # points that fall on the same tenth of a pixel are drawn once
     kept = []
     for point in points:
         if not kept or point != kept[-1]:
@@ -130,8 +130,10 @@ def _path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], x_limit: float
     return "M" + "L".join(kept) if kept else ""
 
 
-def _until(x: np.ndarray, y: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a curve left of `limit`, ending on it."""
+def _until(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], limit: float
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """The part of a curve up to x = `limit`, where it ends."""
     if not x.size or x[-1] <= limit:
         return x, y
     count = int(np.searchsorted(x, limit, side="right"))
@@ -140,8 +142,10 @@ def _until(x: np.ndarray, y: np.ndarray, limit: float) -> tuple[np.ndarray, np.n
     return np.append(x[:count], limit), np.append(y[:count], end)
 
 
-def _staircase(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat at each point's height from the point before to it; heights at x = 0 have no width and are not drawn."""
+def _staircase(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Flat at each point's height from the point before it; points at x = 0 would have no width and are left out."""
     wide = x > 0
     x, y = np.append(0.0, x[wide]), y[wide]
     return np.repeat(x, 2)[1:-1], np.repeat(y, 2)
@@ -161,13 +165,13 @@ def _fractions(limit: float) -> list[float]:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round values between the two."""
+    """About `count` round values between `low` and `high`."""
     step = nice_step(high - low, count)
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def nice_step(span: float, count: int) -> float:
-    """1, 2 or 5 times a power of ten: about `count` steps in `span`."""
+    """1, 2 or 5 times a power of ten, so that about `count` steps make up `span`."""
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

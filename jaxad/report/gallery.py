@@ -1,4 +1,4 @@
-"""The pictures of report.html: photograph, anomaly map, and the map over the photograph with the border of the mask."""
+"""The pictures of report.html: photograph, anomaly map, and the map over the photograph with the mask's border."""
 
 import base64
 import io
@@ -13,19 +13,19 @@ from jaxad.report.overlay import PALETTE, heat, map_scale, outline, overlay
 
 THUMBNAIL = 256  # pixels of the longer side
 CASES_PER_GROUP = 8
-_CASES_IN_ALL = 240  # of the whole page; some 20 KB each
+_CASES_IN_ALL = 240  # on the whole page; about 20 KB each
 _PADDING_GREY = 128
 
 _GROUPS = (
-    (FALSE_ALARM, "False alarms", "Normal images above the threshold, the highest score first."),
-    (MISSED, "Missed defects", "Anomalous images at or below the threshold, the lowest score first."),
-    (HIGHEST, "Highest scores", "What looked most anomalous, whatever it is."),
-    (LOWEST, "Lowest scores", "What looked most normal, whatever it is."),
+    (FALSE_ALARM, "False alarms", "Normal images above the threshold, highest score first."),
+    (MISSED, "Missed defects", "Anomalous images at or below the threshold, lowest score first."),
+    (HIGHEST, "Highest scores", "The images that look most anomalous, normal or not."),
+    (LOWEST, "Lowest scores", "The images that look least anomalous, normal or not."),
 )
 
 
 def cases_per_group(categories: int) -> int:
-    """How many cards a group gets, so that the page stays small with many categories."""
+    """How many cards each group gets, so that a page with many categories stays small."""
     return max(1, min(CASES_PER_GROUP, _CASES_IN_ALL // (len(_GROUPS) * max(1, categories))))
 
 
@@ -52,10 +52,10 @@ def _legend(result: CategoryResult, low: float, high: float) -> str:
     outlined = any(case.mask is not None and case.mask.any() for case in result.cases)
     border = '<p class="legend muted"><span class="outlined"></span>Border of the ground-truth mask</p>\n'
     return (
-        "<h3>Images</h3>\n<p>Each card: the photograph, its anomaly map, and the map over the photograph.</p>\n"
+        "<h3>Images</h3>\n<p>Each card shows the photograph, its anomaly map, and the map over the photograph.</p>\n"
         f'<p class="legend muted"><span class="key">{low:.4g}'
         f'<span class="ramp" style="background: linear-gradient(to right, {colors})"></span>{high:.4g}</span>'
-        "Anomaly, from the median of normal pixels to the 99.9th percentile, the same for all of these images</p>\n"
+        "Anomaly map, from the median of normal images to the 99.9th percentile; one scale for all images here</p>\n"
         f"{border if outlined else ''}"
     )
 
@@ -95,12 +95,12 @@ def _verdict(case: Case) -> str:
 
 
 def _resize_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "p q"]:
-    # any part of a pixel counts: a thin defect must not vanish
+    # a pixel that the mask touches at all counts, so that thin defects do not vanish
     return np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
 
 
 def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
     file = io.BytesIO()
-    # full colour resolution keeps the thin border cyan
+    # without chroma subsampling the thin border stays cyan
     Image.fromarray(picture).save(file, format="jpeg", quality=85, subsampling=0, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Overlap profiles on disk, so that AUPROs of two evaluations can be compared without their anomaly maps."""
+"""Overlap profiles on disk, so that the AUPROs of two evaluations can be compared without their anomaly maps."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ OVERLAPS = "overlaps.npz"
 
 
 def save_overlaps(folder: Path, profiles: Mapping[str, OverlapProfile]) -> None:
-    """Writes the profiles of a model's categories to `folder`, whole or not at all.
+    """Writes the profiles of a model's categories to one file in `folder`, whole or not at all.
 
     Raises:
       UserError: the file cannot be written.
@@ -30,7 +30,7 @@ def save_overlaps(folder: Path, profiles: Mapping[str, OverlapProfile]) -> None:
 
 
 def read_overlaps(folder: Path) -> dict[str, OverlapProfile]:
-    """The profiles of all models in `folder`, by category.
+    """The profiles of all models below `folder`, by category.
 
     Raises:
       UserError: a file is damaged.

@@ -1,4 +1,4 @@
-"""Anomaly maps as pictures: heat colours, overlays, mask outlines, and 16-bit PNG files that give the values back."""
+"""Anomaly maps as pictures: heat colours, overlays, mask outlines, and 16-bit PNG files that preserve the values."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 from jaxad.errors import UserError
 from jaxad.files import replacing
 
-# Nine equidistant colours of matplotlib's inferno: lightness rises evenly, for grey prints and any colour vision.
+# nine equidistant colours of matplotlib's inferno: lightness rises evenly, for grey prints and any colour vision
 _ANCHORS = (
     (0, 0, 4),
     (32, 12, 74),
@@ -27,9 +27,9 @@ _COLORS = np.stack(
 )
 PALETTE: UInt8[np.ndarray, "256 3"] = np.rint(_COLORS).astype(np.uint8)
 OUTLINE = (0, 229, 255)  # cyan: far from every colour of the palette
-_STEPS = 65535  # of a 16-bit PNG
-_COMPRESSION = 1  # of PNG files: twice as fast as the default, 15% larger
-# of the hottest colour 0.75; the power, below 1, lets middling values show
+_STEPS = 65535  # between the lowest and the highest value of a 16-bit PNG
+_COMPRESSION = 1  # PNG level: twice as fast as the default, files 15% larger
+# 0.75 for the hottest colour; the exponent below 1 keeps medium values visible
 _OPACITY = (0.75 * np.linspace(0, 1, 256) ** 0.6).astype(np.float32)[:, None]
 _IMAGE_SHARE = 1 - _OPACITY
 _OVERLAY_COLORS = PALETTE[np.rint(np.linspace(85, 255, 256)).astype(int)] * _OPACITY
@@ -40,10 +40,10 @@ def map_scale(
     anomalous: list[bool],
     valid: list[Bool[np.ndarray, "h w"]] | None = None,
 ) -> tuple[float, float]:
-    """One scale for many maps, so that their pictures compare: (low, high) in the maps' unit.
+    """One scale for many maps, so that their pictures can be compared: (low, high) in the maps' unit.
 
     low is the median over the pixels of normal images (of all images where none is normal), high the 99.9th percentile
-    over all pixels. Padding (`valid` false) and NaN do not count; (0, 1) where nothing is left.
+    over all pixels. Padding (`valid` false) and values that are not finite do not count; (0, 1) where no pixel is left.
     """
     pixels = [m[valid[i]] if valid is not None else m.ravel() for i, m in enumerate(maps)]
     pixels = [p[np.isfinite(p)] for p in pixels]
@@ -56,7 +56,7 @@ def map_scale(
 
 
 def heat(map: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "h w 3"]:
-    """The map from `low`, black, to `high`, pale yellow; values outside are clipped, NaN is black."""
+    """The map in colours from black at `low` to pale yellow at `high`; values outside are clipped, NaN is black."""
     return PALETTE[_levels(map, low, high)]
 
 
@@ -67,7 +67,7 @@ def overlay(
     high: float,
     valid: Bool[np.ndarray, "h w"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour over the image, the more opaque the hotter; the image alone at `low` and where `valid` is false.
+    """Colour over the image, more opaque where the map is hotter; the bare image at `low` and where `valid` is false.
 
     The colours are those of `heat` without their dark third, which would look like shadows on the photograph.
     """
@@ -78,7 +78,7 @@ def overlay(
 
 
 def outline(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the mask's border in cyan and dark, just outside of the mask so that thin defects stay visible."""
+    """The image with a dark-edged cyan line just outside the mask, so that thin defects stay visible."""
     line = _dilate(mask) & ~mask
     edge = _dilate(line) & ~line & ~mask
     drawn = image.copy()
@@ -96,10 +96,10 @@ def write_overlay(
 
 
 def write_map_png16(path: Path, map: Float[np.ndarray, "h w"], low: float, high: float) -> None:
-    """Writes the map as a 16-bit grey PNG, atomically; 0 is `low` and NaN, 65535 is `high`, others are clipped.
+    """Writes the map as a 16-bit grey PNG, atomically; 0 is `low` or NaN, 65535 is `high`, values outside are clipped.
 
     The file's text entries `low` and `high` hold the scale as decimal numbers:
-    value = low + pixel / 65535 * (high - low), true to half a step, (high - low) / 131070. `read_map_png16` does that.
+    value = low + pixel / 65535 * (high - low), accurate to half a step, (high - low) / 131070; see `read_map_png16`.
 
     Raises:
       UserError: the map holds infinite values or no number at all, or the file cannot be written.
@@ -119,7 +119,7 @@ def read_map_png16(path: Path) -> Float[np.ndarray, "h w"]:
     """The map that `write_map_png16` wrote, in its own unit.
 
     Raises:
-      UserError: the file does not hold the scale.
+      UserError: the file has no scale.
     """
     with Image.open(path) as image:
         text = getattr(image, "text", {})

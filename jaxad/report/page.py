@@ -1,4 +1,4 @@
-"""report.html: one file with everything inside, readable without scripts and without a network."""
+"""report.html: a single file that can be read without scripts and without a network."""
 
 import json
 import math
@@ -18,7 +18,6 @@ from jaxad.report.table import footnotes, metric_names, percent, rows
 _PRO_LIMIT = 0.3
 _SETTINGS = {
     "method": "Method",
-    "preset": "Preset",
     "dataset": "Data set",
     "metrics": "Metrics",
     "seed": "Seed",
@@ -30,9 +29,9 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None = None) -> str:
-    """The whole page; arguments as in `jaxad.report.results.write`."""
+    """The whole page; the arguments are those of `jaxad.report.write`."""
     title = escape(f"{run.get('method', 'Results')} on {run.get('dataset', 'images')}")
-    about = escape(" · ".join(str(run[name]) for name in ("preset", "device", "date") if run.get(name)))
+    about = escape(" · ".join(str(run[name]) for name in ("device", "date") if run.get(name)))
     per_group = cases_per_group(len(results))
     sections = "".join(_category(index, result, per_group) for index, result in enumerate(results))
     header = f'<p class="muted">{about}</p>\n{_links(results)}'
@@ -41,7 +40,7 @@ def page(results: Sequence[CategoryResult], run: Mapping[str, Any], published: P
 
 
 def document(title: str, header: str, main: str, footer: str, style: str = STYLE) -> str:
-    """A page that needs no other file; all arguments are HTML, `header` goes below the title."""
+    """A page that needs no other file; all arguments but `style` are HTML, `header` goes below the title."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -88,8 +87,9 @@ def _results_table(results: Sequence[CategoryResult], run: Mapping[str, Any], pu
 
 
 def html_table(caption: str, header: Iterable[str], body: Iterable[str], kind: str = "numbers") -> str:
+    """`caption` and `header` are plain text, `body` are rows of HTML; `kind` is the style class."""
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    # a wide table scrolls by itself; to be reached with the keyboard it needs the focus and a name
+    # a wide table scrolls on its own; keyboard users can reach it only if it takes the focus and has a name
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
         f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead>"
@@ -98,7 +98,7 @@ def html_table(caption: str, header: Iterable[str], body: Iterable[str], kind: s
 
 
 def html_row(name: str, cells: Iterable[str], kind: str = "") -> str:
-    """`cells` are HTML already."""
+    """A row of a table; `name` is plain text, `cells` are HTML, `kind` is the style class."""
     values = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{values}</tr>'
 
@@ -115,11 +115,11 @@ def _facts(result: CategoryResult) -> str:
     normal = len(result.labels) - anomalous
     facts = [("Test images", str(len(result.labels)), f"{normal} normal, {anomalous} anomalous")]
     if result.threshold is None:
-        facts.append(("Threshold", "none", "no image was decided"))
+        facts.append(("Threshold", "none", escape(result.no_threshold or "no image was called normal or anomalous")))
     else:
-        share = "" if result.false_alarm_rate is None else f" at {100 * result.false_alarm_rate:g}% false alarms"
-        set_on = f"set on {result.calibration_images} held-out normal images{share}"
-        facts.append(("Threshold", f"{result.threshold:.5g}", set_on))
+        share = "" if result.false_alarm_rate is None else f" for {100 * result.false_alarm_rate:g}% false alarms"
+        calibrated = f"calibrated on {result.calibration_images} held-out normal images{share}"
+        facts.append(("Threshold", f"{result.threshold:.5g}", calibrated))
         facts.append(("False alarms", str(result.false_alarms), _of(result.false_alarms, normal, "normal")))
         facts.append(("Missed defects", str(result.missed), _of(result.missed, anomalous, "anomalous")))
     entries = (f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>" for name, value, note in facts)
@@ -171,7 +171,7 @@ def _area(metrics: Mapping[str, float], kind: str, name: str) -> str:
 
 
 def _defect_types(result: CategoryResult) -> str:
-    """How many of each kind of defect were found; nothing where the data set does not tell them apart."""
+    """How many defects of each type were found; "" where the data set does not distinguish types."""
     scores: dict[str, list[float]] = {}
     for name, score, label in zip(result.defect_types, result.scores, result.labels, strict=True):
         if label and name:
@@ -180,7 +180,7 @@ def _defect_types(result: CategoryResult) -> str:
         return ""
     header, body = ["Defect type", "Images", "Median score"], []
     if result.threshold is not None:
-        header += ["Found", "Found, in percent"]
+        header += ["Found", "Found (%)"]
     for name, of_type in sorted(scores.items()):
         cells = [str(len(of_type)), f"{np.median(of_type):.3f}"]
         if result.threshold is not None:
@@ -197,13 +197,13 @@ def _run(results: Sequence[CategoryResult], run: Mapping[str, Any]) -> str:
     if run.get("versions"):
         settings.append(("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())))
     body = (html_row(name, [escape(value)]) for name, value in settings)
-    parts = [html_table("What was run, and on what", ["Setting", "Value"], body, "words")]
+    parts = [html_table("Settings and device of the run", ["Setting", "Value"], body, "words")]
     stages = list(dict.fromkeys(stage for result in results for stage in result.seconds))
     if stages:
         times = (
             html_row(r.category, [f"{r.seconds[s]:.1f}" if s in r.seconds else "" for s in stages]) for r in results
         )
-        parts.append(f"<h3>Time</h3>\n{html_table('Seconds of wall-clock time', ['Category', *stages], times)}")
+        parts.append(f"<h3>Time</h3>\n{html_table('Wall-clock time in seconds', ['Category', *stages], times)}")
     if run.get("command"):
         parts.append(f'<h3>Command</h3>\n<div class="scroll"><pre>{escape(str(run["command"]))}</pre></div>\n')
     if run.get("config"):

@@ -1,4 +1,4 @@
-"""What `--mode=predict` leaves behind: predictions.csv, and an anomaly map and an overlay of every image."""
+"""The output of `--mode=predict`: predictions.csv, and an anomaly map and an overlay for every image."""
 
 import contextlib
 import csv
@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
+from types import EllipsisType, TracebackType
 from typing import Literal, Self
 
 import numpy as np
@@ -25,24 +26,24 @@ _NAME_BYTES = 255  # what Linux, macOS and Windows file systems allow
 
 
 def decide(score: float, threshold: float | None) -> str:
-    """ "anomalous" above the threshold, "normal" at or below it, "" without a threshold or with a NaN score."""
+    """Says "anomalous" above the threshold, else "normal"; "" without a threshold or with a NaN score."""
     if threshold is None or math.isnan(score):
         return ""
     return "anomalous" if score > threshold else "normal"
 
 
 class PredictionWriter:
-    """Writes predictions one by one; `predictions.csv` appears, whole, when the `with` block ends without an exception.
+    """Writes predictions one by one; a complete predictions.csv appears if the `with` block ends without an exception.
 
     Below `directory`: `predictions.csv`, `maps/` and `overlays/`, both with the sub-folders of the images. Files have
-    the image's stem; where two images of a folder share it, the later one's extension is added ("tile.jpg", "tile.png"
-    -> "tile.png", "tile_png.png").
+    the stem of their image; where two images in a folder share it, the later one's extension is added ("tile.jpg" and
+    "tile.png" become "tile.png" and "tile_png.png").
 
     Args:
       threshold: scores above it are anomalous; None where none was calibrated.
-      map_format: "npy" has the exact values. "png16" is a picture too, see `write_map_png16`; nothing is clipped:
-        a map that reaches beyond `scale` gets a wider one, its own, in the text entries of its file.
-      scale: (low, high) of the heat colours, the same for all images so that they compare.
+      map_format: "npy" keeps the exact values. "png16" is a picture too, see `write_map_png16`; nothing is clipped: a
+        map that exceeds `scale` has a wider scale of its own in the text entries of its file.
+      scale: (low, high) of the heat colours, the same for all images so that they can be compared.
 
     Raises:
       UserError: a file cannot be written.
@@ -75,7 +76,9 @@ class PredictionWriter:
         self._write_row(COLUMNS)
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 with replacing(self.csv_path) as file:
@@ -83,7 +86,7 @@ class PredictionWriter:
                     self._rows.buffer.seek(0)
                     shutil.copyfileobj(self._rows.buffer, file)
         finally:
-            # on a full disk closing fails again for rows that are lost anyway
+            # on a full disk closing fails once more, for rows that are lost anyway
             with contextlib.suppress(OSError):
                 self._rows.close()
 
@@ -94,15 +97,23 @@ class PredictionWriter:
         image: UInt8[np.ndarray, "h w 3"],
         map: Float[np.ndarray, "h w"],
         score: float,
+        *,
+        threshold: float | EllipsisType | None = ...,
     ) -> None:
-        """Writes the map and the overlay of one image and notes its line.
+        """Writes the map and the overlay of one image, and its row of the CSV file.
 
         Args:
           path: the image as the user gave it; the first column.
-          relative_path: the image below the folder that was predicted; the sub-folders of its outputs.
+          relative_path: the image relative to the folder of images; gives its outputs their sub-folder and name.
           image: the photograph at its own size.
-          map: the anomaly map at the same size; NaN outside a crop, where nothing was looked at.
+          map: the anomaly map at the same size; NaN outside the crop that the method saw.
           score: the image score.
+          threshold: of this image, None for none; by default the writer's.
+
+        Raises:
+          UserError: the map holds infinite values or no number at all, `relative_path` leads out of the folder, or a
+            file cannot be written.
+          ValueError: image and map differ in size.
         """
         if image.shape[:2] != map.shape:
             raise ValueError(
@@ -115,8 +126,9 @@ class PredictionWriter:
             low, high = min(self._low, float(np.nanmin(map))), max(self._high, float(np.nanmax(map)))
             write_map_png16(self.directory / "maps" / f"{name}.png", map, low, high)
         write_overlay(self.directory / "overlays" / f"{name}.png", image, map, self._low, self._high)
-        threshold = "" if self.threshold is None else repr(float(self.threshold))
-        self._write_row((os.fspath(path), repr(float(score)), threshold, decide(float(score), self.threshold)))
+        used = self.threshold if threshold is ... else threshold
+        shown = "" if used is None else repr(float(used))
+        self._write_row((os.fspath(path), repr(float(score)), shown, decide(float(score), used)))
 
     def _write_row(self, row: tuple[str, ...]) -> None:
         try:
@@ -130,14 +142,14 @@ class PredictionWriter:
         extension = relative.suffix.removeprefix(".")
         endings = itertools.chain(("", f"_{extension}"), (f"_{extension}_{count}" for count in itertools.count(2)))
         names = (relative.with_name(_shortened(relative.stem + ending)) for ending in endings)
-        # folders of macOS and Windows do not tell upper case from lower
+        # file systems of macOS and Windows do not distinguish upper and lower case
         name = next(name for name in names if str(name).casefold() not in self._used)
         self._used.add(str(name).casefold())
         return name
 
 
 def _shortened(stem: str) -> str:
-    """The stem, or its beginning and a hash where the name would be longer than a file name can be."""
+    """The stem; its beginning and a hash where the file name would be too long."""
     encoded = os.fsencode(stem)
     if len(encoded) + len(".png") <= _NAME_BYTES:
         return stem

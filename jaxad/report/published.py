@@ -40,7 +40,7 @@ _TABLES = {
     "radl_table2": _Table(_RADL, method=("tau",), category=False),
     "radl_table3": _Table(_RADL),
 }
-_WITHOUT_METRICS = ("madenet_table6", "radl_table4")  # which submodel a category gets; frames a second
+_WITHOUT_METRICS = ("madenet_table6", "radl_table4")  # which submodel a category gets; frames per second
 _METRICS = {
     "i_auroc": "I-AUROC",
     "i_ap": "I-AP",
@@ -50,7 +50,12 @@ _METRICS = {
     "pro": "AUPRO",
 }
 _MEANS = ("mean", "mirad_mean", "average")
-_OTHER_MEANS = ("avg_texture", "avg_object", "mvtec_ad", "visa")  # means over part of the data set, or over another one
+_OTHER_MEANS = (
+    "avg_texture",
+    "avg_object",
+    "mvtec_ad",
+    "visa",
+)  # means over part of the data set, or over another data set
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Published:
       name: what was looked up.
       source: paper and table, for a footnote.
       mean: metric -> fraction in [0, 1], the mean that the paper prints.
-      categories: category -> metric -> fraction in [0, 1]; empty where the paper gives the mean alone. Empty
-        cells are left out.
+      categories: category -> metric -> fraction in [0, 1]; empty where the paper gives only the mean. Empty cells are
+        left out.
     """
 
     name: str
@@ -71,17 +76,20 @@ class Published:
     categories: dict[str, dict[str, float]]
 
     def of(self, category: str) -> dict[str, float]:
-        """The metrics of one category, {} where the paper has none; spelling of case, spaces, hyphens is ignored."""
+        """The metrics of one category, {} where the paper has none.
+
+        Case does not matter, and spaces, hyphens and underscores are the same.
+        """
         return {_plain(name): values for name, values in self.categories.items()}.get(_plain(category), {})
 
 
 def lookup(name: str) -> Published:
     """Reads "table:method" or "table:method:row"; `row` names the printed mean to compare with where there are several.
 
-    "mirad_table4:patchcore" has MIRAD's categories and their mean, "mirad_table4:patchcore:visa" the mean over VisA.
+    "mirad_table4:patchcore" gives MIRAD's categories and their mean, "mirad_table4:patchcore:visa" the mean over VisA.
 
     Raises:
-      UserError: no such table, method or row (with the near matches), or a table without metrics.
+      UserError: there is no such table, method or row (the message has near matches), or the table has no metrics.
     """
     stem, _, rest = name.partition(":")
     method, _, row = rest.partition(":")

@@ -1,4 +1,4 @@
-"""The three files a run leaves behind: results.json to compute with, results.md and report.html to read."""
+"""The files of a report: results.json for programs, results.md and report.html for people."""
 
 import json
 import math
@@ -9,32 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxad.errors import UserError
 from jaxad.files import write_text
 from jaxad.metrics import Curves
-from jaxad.report.category import FALSE_ALARM, HIGHEST, LOWEST, MISSED, Case, CategoryResult, choose_cases
+from jaxad.report.category import CategoryResult
 from jaxad.report.page import page
 from jaxad.report.published import Published
 from jaxad.report.table import format_table, left_out_notes, markdown, markdown_table, mean_metrics
 
-__all__ = [
-    "FALSE_ALARM",
-    "HIGHEST",
-    "LOWEST",
-    "MISSED",
-    "Case",
-    "CategoryResult",
-    "Stored",
-    "choose_cases",
-    "format_table",
-    "read",
-    "write",
-]
-
 
 class Stored(NamedTuple):
-    """What results.json holds; the results have no cases."""
+    """The contents of results.json; the results have no cases."""
 
     results: list[CategoryResult]
     run: dict[str, Any]
@@ -44,12 +31,12 @@ class Stored(NamedTuple):
 def write(
     directory: Path | str, results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None = None
 ) -> None:
-    """Writes results.json, results.md and report.html, each at once or not at all.
+    """Writes results.json, results.md and report.html, each whole or not at all.
 
     Args:
-      run: what was run, of JSON's types: "method", "preset", "dataset", "metrics" (the mode), "seed", "device", "date",
-        "command", "versions" (a dict), "config" (a dict); what is not there is not shown, anything else is shown too.
-      published: to set beside the measured values.
+      run: facts about the run, of JSON's types: "method", "dataset", "metrics" (the mode), "seed", "device", "date",
+        "command", "versions" (a dict), "config" (a dict). All are optional; any others are shown too.
+      published: results to show beside the measured ones.
 
     Raises:
       UserError: a file cannot be written.
@@ -74,7 +61,7 @@ def read(directory: Path | str) -> Stored:
     """Reads results.json back; tuples in `run` come back as lists.
 
     Raises:
-      UserError: the file is missing or is not what `write` wrote.
+      UserError: the file is missing or was not written by `write`.
     """
     path = Path(directory) / "results.json"
     try:
@@ -93,10 +80,7 @@ def _fields(result: CategoryResult) -> dict[str, Any]:
 
 
 def _decode(entry: dict[str, Any]) -> CategoryResult:
-    curves: dict[str, Curves] = {}
-    for kind, values in entry["curves"].items():
-        points: dict[str, Any] = {name: None if value is None else _floats(value) for name, value in values.items()}
-        curves[kind] = Curves(**points)
+    curves = {kind: _curves(values) for kind, values in entry["curves"].items()}
     changed = {
         "metrics": {name: float(_floats([value])[0]) for name, value in entry["metrics"].items()},
         "scores": _floats(entry["scores"]),
@@ -107,12 +91,18 @@ def _decode(entry: dict[str, Any]) -> CategoryResult:
     return CategoryResult(**(entry | changed))
 
 
-def _floats(values: list) -> np.ndarray:
+def _curves(stored: Mapping[str, Any]) -> Curves:
+    fpr, tpr, recall, precision = (_floats(stored[name]) for name in ("fpr", "tpr", "recall", "precision"))
+    pro_fpr, pro = (None if stored[name] is None else _floats(stored[name]) for name in ("pro_fpr", "pro"))
+    return Curves(fpr, tpr, recall, precision, pro_fpr, pro)
+
+
+def _floats(values: Sequence[float | str | None]) -> Float[np.ndarray, " n"]:
     return np.asarray([math.nan if value is None else float(value) for value in values], np.float64)
 
 
 def _encode(value: Any) -> Any:
-    """JSON's types: NaN as null, infinity as "inf" and "-inf", arrays as lists."""
+    """The value in JSON's types: NaN as null, infinity as "inf" and "-inf", arrays as lists."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
@@ -125,7 +115,7 @@ def _encode(value: Any) -> Any:
 
 
 def _pretty(value: Any, indent: str = "") -> str:
-    """JSON with a line for every field, and arrays of plain values on one line."""
+    """JSON with one line per field, and arrays of plain values on one line."""
     deeper = indent + " "
     if isinstance(value, dict) and value:
         entries = [f"{deeper}{json.dumps(key)}: {_pretty(entry, deeper)}" for key, entry in value.items()]
@@ -136,24 +126,39 @@ def _pretty(value: Any, indent: str = "") -> str:
 
 
 def _markdown_report(results: Sequence[CategoryResult], run: Mapping[str, Any], published: Published | None) -> str:
-    lines = [f"# {markdown(str(run.get('method', 'Results')))} on {markdown(str(run.get('dataset', 'images')))}", ""]
-    lines += [format_table(results, published, run.get("metrics", "exact")), ""]
-    calibrated = [result for result in results if result.threshold is not None]
-    if calibrated:
-        header = ["category", "threshold", "set on", "false alarms", "missed"]
-        body = []
-        for r in calibrated:
-            anomalous = int(np.sum(r.labels))
-            share = "" if r.false_alarm_rate is None else f" at {100 * r.false_alarm_rate:g}%"
-            body.append([
-                markdown(r.category),
-                f"{r.threshold:.5g}",
-                f"{r.calibration_images} images{share}",
-                f"{r.false_alarms} of {len(r.labels) - anomalous}",
-                f"{r.missed} of {anomalous}",
-            ])  # fmt: skip
-        lines += ["## Decisions", "", *markdown_table(header, body), ""]
-    lines += ["## Run", ""]
+    title = f"# {markdown(str(run.get('method', 'Results')))} on {markdown(str(run.get('dataset', 'images')))}"
+    table = format_table(results, published, run.get("metrics", "exact"))
+    return "\n".join([title, "", table, "", *_decisions(results), *_facts(results, run)]) + "\n"
+
+
+def _decisions(results: Sequence[CategoryResult]) -> list[str]:
+    """The section on thresholds: a table of the categories that have one, and a line for each of the others."""
+    header = ["category", "threshold", "calibrated on", "false alarms", "missed"]
+    body, without = [], []
+    for result in results:
+        name, anomalous = markdown(result.category), int(np.sum(result.labels))
+        if result.threshold is None:
+            reason = f": {markdown(result.no_threshold)}" if result.no_threshold else ""
+            without.append(f" - {name} has no threshold{reason}")
+            continue
+        share = "" if result.false_alarm_rate is None else f" for {100 * result.false_alarm_rate:g}%"
+        body.append(
+            [
+                name,
+                f"{result.threshold:.5g}",
+                f"{result.calibration_images} images{share}",
+                f"{result.false_alarms} of {len(result.labels) - anomalous}",
+                f"{result.missed} of {anomalous}",
+            ]
+        )
+    lines = [*markdown_table(header, body), ""] if body else []
+    lines += [*without, ""] if without else []
+    return ["## Decisions", "", *lines] if lines else []
+
+
+def _facts(results: Sequence[CategoryResult], run: Mapping[str, Any]) -> list[str]:
+    """The section on the run: its settings, how long it took, and the command."""
+    lines = ["## Run", ""]
     for name, value in run.items():
         if name not in ("config", "command"):
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
@@ -164,4 +169,4 @@ def _markdown_report(results: Sequence[CategoryResult], run: Mapping[str, Any], 
             lines.append(f" - time, {markdown(result.category)}: {markdown(times)}")
     if "command" in run:
         lines += ["", *(f"    {line}" for line in str(run["command"]).splitlines())]
-    return "\n".join(lines) + "\n"
+    return lines

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: its table with changes and their intervals, the figures, one page around them."""
+"""The report of a benchmark: the table with changes and their intervals, the figures, and a page with both."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ from jaxad.report.table import markdown, markdown_table, mean_metrics, percent
 
 METRICS = ("I-AUROC", "AUPRO")
 RESAMPLES = 1000
-_TOLERANCE = {"I-AUROC": 1e-6, "AUPRO": 5e-3}  # a profile's thresholds are some of all
+_TOLERANCE = {"I-AUROC": 1e-6, "AUPRO": 5e-3}  # a profile has a limited number of thresholds
 _STYLE = (
     STYLE
     + CHART_STYLE
@@ -44,16 +44,16 @@ class CellResult:
     """One measured cell of a benchmark.
 
     Attributes:
-      labels: where it stands in its figure, by the names of the figure's axes.
-      against: name of the cell that its changes are measured from; its own name for that cell itself.
+      labels: its place in the figure, by the names of the figure's axes.
+      against: name of the cell that its changes are measured from; its own name if it is that cell.
       trained_on: data set, split and selection, in words.
       tested_on: split, selection and corruptions, in words.
       report: its own page, relative to the benchmark's folder.
-      overlaps: by category, for the intervals of AUPRO.
+      overlaps: overlap profiles by category, for the intervals of AUPRO.
     """
 
     name: str
-    labels: Mapping[str, Any]
+    labels: Mapping[str, str | float]
     figure: str
     against: str
     trained_on: str
@@ -64,17 +64,18 @@ class CellResult:
 
     @property
     def images(self) -> int:
+        """Number of test images, over all categories."""
         return sum(len(result.labels) for result in self.categories)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of a cell beside the same metric of the cell it is compared with; fractions.
+    """How far a metric of a cell is from that of the cell it is compared with, in fractions.
 
     Attributes:
-      mean: over the categories that both have it of.
-      interval: 95 %, of the mean; None where there is none (`changes` says when).
-      categories: each one's own change.
+      mean: over the categories for which both cells have the metric.
+      interval: 95 % interval of the mean; None where there is none (see `changes`).
+      categories: the change of each category.
     """
 
     mean: float
@@ -82,12 +83,16 @@ class Change:
     categories: Mapping[str, float]
 
 
-def changes(cells: Sequence[CellResult], seed: int) -> dict[str, dict[str, Change]]:
-    """Cell -> metric -> change; a metric without a value in both cells has none.
+Changes = Mapping[str, Mapping[str, Change]]  # cell -> metric -> change
+Figure = Mapping[str, str]  # the keys are those of `write`
 
-    The interval is the paired bootstrap's: test images are drawn again, the same places of both cells, normal and
-    anomalous ones for themselves. It needs test sets that agree in length and labels, and scores and overlap profiles
-    that give the metric; so there is none for ADer's approximations where these are another number.
+
+def changes(cells: Sequence[CellResult], seed: int) -> dict[str, dict[str, Change]]:
+    """The changes of all cells: cell -> metric -> change; a metric that no category has in both cells is left out.
+
+    The intervals are those of a paired bootstrap: the same test images are drawn for both cells, normal and anomalous
+    ones separately. This needs test sets that agree in length and labels, and scores and overlap profiles that
+    reproduce the metric; ADer's approximations have no interval where they differ from the exact metric.
     """
     by_name = {cell.name: cell for cell in cells}
     return {
@@ -114,7 +119,7 @@ def _change(cell: CellResult, reference: CellResult, metric: str, seed: int) -> 
 
 
 def _known(cell: CellResult, metric: str) -> dict[str, float]:
-    """The metric by category, where it is defined."""
+    """The metric by category, without categories where it is undefined."""
     values = {result.category: result.metrics.get(metric, math.nan) for result in cell.categories}
     return {category: value for category, value in values.items() if not math.isnan(value)}
 
@@ -122,19 +127,21 @@ def _known(cell: CellResult, metric: str) -> dict[str, float]:
 def _resampled(
     cell: CellResult, reference: CellResult, category: str, metric: str, seed: int
 ) -> Float[np.ndarray, " r"] | None:
-    """Resampled changes of one category's metric; None without pairs of images."""
+    """Resampled changes of one category's metric; None where the test sets differ or the metric is not reproduced."""
     labels = np.asarray(_of(cell, category).labels, bool)
     if not np.array_equal(labels, _of(reference, category).labels):
         return None
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(category.encode())], np.uint64)))
-    # the first row is the test set as it is
+    # the first row is the test set itself
     counts = np.vstack([np.ones(len(labels), np.int64), resampling.resample(labels, RESAMPLES, rng)])
     after, before = (_values(side, category, metric, counts) for side in (cell, reference))
     return None if after is None or before is None else after[1:] - before[1:]
 
 
-def _values(cell: CellResult, category: str, metric: str, counts: Int[np.ndarray, "r n"]) -> np.ndarray | None:
-    """The metric of each resample; None where it cannot be had from what was kept."""
+def _values(
+    cell: CellResult, category: str, metric: str, counts: Int[np.ndarray, "r n"]
+) -> Float[np.ndarray, " r"] | None:
+    """The metric of each resample; None where scores or overlap profile do not reproduce it."""
     result = _of(cell, category)
     if metric == "I-AUROC":
         values = resampling.resampled_auroc(result.scores, result.labels, counts)
@@ -149,15 +156,13 @@ def _of(cell: CellResult, category: str) -> CategoryResult:
     return next(result for result in cell.categories if result.category == category)
 
 
-def write(
-    directory: Path | str, cells: Sequence[CellResult], figures: Sequence[Mapping[str, Any]], run: Mapping[str, Any]
-) -> str:
-    """Writes benchmark.json, benchmark.csv, benchmark.md, sensitivity.svg and report.html, each at once or not at all.
+def write(directory: Path | str, cells: Sequence[CellResult], figures: Sequence[Figure], run: Mapping[str, Any]) -> str:
+    """Writes benchmark.json, benchmark.csv, benchmark.md, sensitivity.svg and report.html, each whole or not at all.
 
     Args:
-      figures: in order; each has `name`, `title`, maybe `note`, and either `rows` and `arms` or `lines` and `x`: the
-        labels of the cells that say where they are drawn.
-      run: "title", "seed", "metrics" and "config".
+      figures: in order; each has `name`, `title`, optionally `note`, and either `rows` and `arms` or `lines` and `x`:
+        the names of the cells' labels by which cells are placed.
+      run: "title", "seed", "metrics" (the mode) and "config".
 
     Returns:
       The table in Markdown.
@@ -178,9 +183,7 @@ def write(
     return shown
 
 
-def _charts(
-    figure: Mapping[str, Any], cells: Sequence[CellResult], changed: Mapping[str, Mapping[str, Change]]
-) -> dict[str, str]:
+def _charts(figure: Figure, cells: Sequence[CellResult], changed: Changes) -> dict[str, str]:
     """Metric -> SVG; metrics that no cell of the figure has are left out."""
     members = [cell for cell in cells if cell.figure == figure["name"]]
     charts = {}
@@ -192,7 +195,7 @@ def _charts(
     return charts
 
 
-def _row_chart(title, metric, figure, cells, changed) -> str:
+def _row_chart(title: str, metric: str, figure: Figure, cells: Sequence[CellResult], changed: Changes) -> str:
     arms = list(dict.fromkeys(str(cell.labels[figure["arms"]]) for cell in cells))
     rows: dict[str, list[Mark]] = {}
     for cell in cells:
@@ -208,7 +211,7 @@ def _row_chart(title, metric, figure, cells, changed) -> str:
     return row_chart(title, metric, rows, arms, figure["arms"])
 
 
-def _line_chart(title, metric, figure, cells, changed) -> str:
+def _line_chart(title: str, metric: str, figure: Figure, cells: Sequence[CellResult], changed: Changes) -> str:
     by_name = {cell.name: cell for cell in cells}
     lines: dict[str, list[tuple[float, float, tuple[float, float] | None]]] = {}
     for cell in cells:
@@ -231,8 +234,8 @@ def _points(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if interval is None else (100 * interval[0], 100 * interval[1])
 
 
-def _markdown(cells, changed, figures, run) -> str:
-    """The table, a row a cell, with its footnotes."""
+def _markdown(cells: Sequence[CellResult], changed: Changes, figures: Sequence[Figure], run: Mapping[str, Any]) -> str:
+    """The table, one row per cell, with its footnotes."""
     names = _measured(cells)
     header = ["cell", "trained on", "tested on", "images"]
     header += [title for metric in names for title in (metric, "change", "95 %")]
@@ -267,21 +270,26 @@ def _measured(cells: Sequence[CellResult]) -> list[str]:
     return [metric for metric in METRICS if any(metric in r.metrics for cell in cells for r in cell.categories)]
 
 
-def _notes(cells, changed, figures, run) -> list[str]:
+def _notes(
+    cells: Sequence[CellResult], changed: Changes, figures: Sequence[Figure], run: Mapping[str, Any]
+) -> list[str]:
     several = max(len(cell.categories) for cell in cells)
     moved = [changed[cell.name] for cell in cells if cell.against != cell.name]
     bare = [m for m in METRICS if any(m in change and change[m].interval is None for change in moved)]
-    over = f", the mean over {several} categories" if several > 1 else ""
+    over = f", means over {several} categories" if several > 1 else ""
     return [
         f"Metrics in percent{over}, mode {run['metrics']}; changes in percentage points.",
         *(f"{figure['title']}: {figure['note']}" for figure in figures if figure.get("note")),
-        f"95 %: paired bootstrap over the test images, {RESAMPLES} resamples, seed {run['seed']}: what another draw of "
-        "such images might give, not another training.",
-        *(f"{metric}: an interval is missing where what was kept does not give the metric." for metric in bare),
+        f"95 %: paired bootstrap over the test images, {RESAMPLES} resamples, seed {run['seed']}: how far other test "
+        "images of the same kind might change the result; other trainings are not covered.",
+        *(
+            f"{metric}: some intervals are missing, because the files kept do not reproduce the metric."
+            for metric in bare
+        ),
     ]
 
 
-def _stored(cells: Sequence[CellResult], changed: Mapping[str, Mapping[str, Change]], run: Mapping[str, Any]) -> dict:
+def _stored(cells: Sequence[CellResult], changed: Changes, run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run": dict(run),
         "resamples": RESAMPLES,
@@ -311,8 +319,8 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-def _csv(cells: Sequence[CellResult], changed: Mapping[str, Mapping[str, Change]]) -> str:
-    """A line a cell and category, fractions; the category "mean" is over all of a cell's."""
+def _csv(cells: Sequence[CellResult], changed: Changes) -> str:
+    """One line per cell and category, in fractions; the category "mean" is the mean over a cell's categories."""
     labels = list(dict.fromkeys(name for cell in cells for name in cell.labels))
     names = _measured(cells)
     text = io.StringIO()
@@ -339,7 +347,13 @@ def _csv(cells: Sequence[CellResult], changed: Mapping[str, Mapping[str, Change]
     return text.getvalue()
 
 
-def _page(cells, changed, figures, drawn, run) -> str:
+def _page(
+    cells: Sequence[CellResult],
+    changed: Changes,
+    figures: Sequence[Figure],
+    drawn: Mapping[str, Mapping[str, str]],
+    run: Mapping[str, Any],
+) -> str:
     title, names = escape(run["title"]), _measured(cells)
     sections = []
     for figure in figures:
@@ -364,7 +378,7 @@ def _page(cells, changed, figures, drawn, run) -> str:
     config = escape(json.dumps(run["config"], indent=2, default=str))
     about = f"{len(cells)} cells, metrics {run['metrics']}, seed {run['seed']}"
     header = f'<p class="muted">{escape(about)}</p>\n'
-    table = html_table("A row a cell; its name leads to its own report", columns, body, "cells")
+    table = html_table("One row per cell; the name links to the cell's own report", columns, body, "cells")
     main = f"""{"".join(sections)}<section>
 <h2>All cells</h2>
 {table}<ul class="notes">{notes}</ul>
@@ -375,8 +389,8 @@ def _page(cells, changed, figures, drawn, run) -> str:
     return document(title, header, main, footer, _STYLE)
 
 
-def _details(cells: Sequence[CellResult], changed, charts: Mapping[str, str]) -> str:
-    """Each category's own change, folded away; nothing for a single category."""
+def _details(cells: Sequence[CellResult], changed: Changes, charts: Mapping[str, str]) -> str:
+    """The change of each category, folded away; "" for a single category."""
     categories = list(dict.fromkeys(result.category for cell in cells for result in cell.categories))
     if len(categories) < 2:
         return ""
@@ -395,7 +409,9 @@ def _details(cells: Sequence[CellResult], changed, charts: Mapping[str, str]) ->
                 )
                 texts.append(percent(own.get(category, math.nan)) + moved)
             body.append(html_row(cell.name, texts))
-        tables.append(html_table(f"{metric} in percent and its change in points", ["Cell", *categories], body))
+        tables.append(
+            html_table(f"{metric} in percent and its change in percentage points", ["Cell", *categories], body)
+        )
     return f"<details><summary>Category by category</summary>{''.join(tables)}</details>\n"
 
 

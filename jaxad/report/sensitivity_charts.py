@@ -1,7 +1,7 @@
-"""Changes of a metric as inline SVG: a row a condition with its interval, or a line a corruption over its severity."""
+"""Changes of a metric as inline SVG: one row per condition with its interval, or one line per corruption."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -12,7 +12,7 @@ from jaxad.report.charts import nice_step, ticks
 WIDTH = 540
 COLORS = 6  # classes s0 ... s5 of CHART_STYLE
 _MARGIN = 24  # of a sheet, and between its charts
-_LETTER = 5.9  # mean width of a letter of the style sheet's 11 pixel text
+_LETTER = 5.9  # mean width of a letter in the style sheet's 11-pixel text
 _NUMBERS, _TOP, _BOTTOM = 104, 34, 42  # margins of a chart of rows
 _LANE, _GAP = 20, 12  # height of one mark's lane, and between rows
 _LINES_LEFT, _LINES_RIGHT, _LINES_HEIGHT = 54, 104, 330
@@ -45,11 +45,11 @@ class Mark:
     """One measured change, in points (hundredths of the metric's scale).
 
     Attributes:
-      arm: which of the chart's arms it is of.
-      change: the mean over the categories.
-      interval: 95 %; None where it was not computed.
+      arm: index of its arm among those of the chart.
+      change: mean over the categories.
+      interval: 95 % interval of the mean; None where it was not computed.
       value: the metric itself, in percent.
-      categories: each category's own change.
+      categories: the change of each category.
     """
 
     arm: int
@@ -61,7 +61,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """Changes of one corruption, by severity; `intervals` as in `Mark`."""
+    """The changes that one corruption causes, by severity; `intervals` as in `Mark`."""
 
     name: str
     severities: Sequence[float]
@@ -72,12 +72,13 @@ class Line:
 def row_chart(
     title: str, metric: str, rows: Mapping[str, Sequence[Mark]], arms: Sequence[str], arm_label: str = ""
 ) -> str:
-    """A row a condition, in it a lane an arm: the mean as a filled mark, its interval, each category as a hollow one.
+    """One row per condition with a lane per arm: the mean as a filled mark, its interval, categories as hollow marks.
 
     Args:
-      title: for those who do not see it.
-      arms: their names, for the legend; none is written for a single arm.
-      arm_label: what the arms are, "trained on".
+      title: the chart in words, for screen readers.
+      rows: condition -> its marks, one per arm.
+      arms: names of the arms, for the legend; a single arm is not named.
+      arm_label: what the arms are, such as "trained on".
     """
     marks = [mark for lanes in rows.values() for mark in lanes]
     values = [v for mark in marks for v in (mark.change, *(mark.interval or ()), *mark.categories.values())]
@@ -117,7 +118,7 @@ def row_chart(
 
 
 def severity_chart(title: str, metric: str, lines: Sequence[Line]) -> str:
-    """A line a corruption, named at its end; intervals stand beside each other where severities are the same."""
+    """One line per corruption, named at its end; marks of the same severity are drawn side by side."""
     values = [v for line in lines for i, c in zip(line.intervals, line.changes, strict=True) for v in (c, *(i or ()))]
     low, high = _limits(values)
     most = max((severity for line in lines for severity in line.severities), default=1)
@@ -165,7 +166,7 @@ def severity_chart(title: str, metric: str, lines: Sequence[Line]) -> str:
 
 
 def sheet(title: str, figures: Sequence[tuple[str, Sequence[str]]], style: str) -> str:
-    """One SVG file of its own: figures (heading, charts side by side) below each other, the style sheet inside."""
+    """A standalone SVG file: the figures (heading, charts side by side) one below the other, and the style sheet."""
     columns = max((len(charts) for _, charts in figures), default=1)
     width, parts, y = columns * (WIDTH + _MARGIN) + _MARGIN, [], 64.0
     for heading, charts in figures:
@@ -185,7 +186,7 @@ def sheet(title: str, figures: Sequence[tuple[str, Sequence[str]]], style: str) 
     )
 
 
-def _lane(mark: Mark, y: float, across, metric: str) -> str:
+def _lane(mark: Mark, y: float, across: Callable[[float], float], metric: str) -> str:
     color, parts = f"s{mark.arm % COLORS}", []
     for category, change in mark.categories.items():
         said = escape(f"{category}: {_said(change)}")
@@ -205,7 +206,7 @@ def _lane(mark: Mark, y: float, across, metric: str) -> str:
 
 
 def _shape(place: int, kind: str, x: float, y: float, r: float, said: str = "") -> str:
-    """A disc, a diamond, a square or a triangle by turns, so that colour is not all that tells them apart."""
+    """A disc, diamond, square or triangle in turn, so that marks differ in more than their colour."""
     a, b, title = r * 0.89, r * 1.25, f"<title>{escape(said)}</title>" if said else ""
     outline = [
         f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z",
@@ -223,7 +224,7 @@ def _arm_keys(arms: Sequence[str], label: str) -> list[tuple[str, str]]:
 
 
 def _legend(keys: Sequence[tuple[str, str]], y: float) -> tuple[str, float]:
-    """(the keys in lines as they fit, the lower end)."""
+    """(the keys, wrapped into lines; y of their lower end)."""
     parts, x = [], 12.0
     for kind, text in keys:
         start = 26 if kind else 4
@@ -242,7 +243,7 @@ def _legend(keys: Sequence[tuple[str, str]], y: float) -> tuple[str, float]:
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """A range that holds all values and zero, with some room."""
+    """A range that contains all values and zero, with some room."""
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     room = 0.05 * (high - low) or 1.0
     step = nice_step(high - low + 2 * room, 5)
@@ -250,7 +251,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _apart(wanted: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
-    """Heights near the wanted ones, in their order, at least `gap` from each other."""
+    """Heights close to the wanted ones, in the same order, at least `gap` apart."""
     order = np.argsort(wanted, kind="stable")
     places = np.asarray(wanted, float)[order]
     for i in range(1, len(places)):
@@ -265,7 +266,7 @@ def _apart(wanted: Sequence[float], gap: float, top: float, bottom: float) -> li
 
 
 def signed(points: float) -> str:
-    """One decimal and a sign, a true minus; no sign for what rounds to zero."""
+    """One decimal with its sign, a real minus; no sign for what rounds to zero."""
     rounded = round(points, 1)
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 

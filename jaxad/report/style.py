@@ -1,4 +1,4 @@
-"""The style sheet of report.html: light and dark, wide and narrow; blue and orange suit every kind of colour vision."""
+"""The style sheet of report.html: light and dark, wide and narrow; blue and orange suit any colour vision."""
 
 STYLE = """
 :root { color-scheme: light dark;

@@ -1,4 +1,4 @@
-"""The table of results in Markdown, beside published numbers."""
+"""The table of results in Markdown, with published numbers beside the measured ones."""
 
 import math
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ def mean_metrics(results: Sequence[CategoryResult]) -> tuple[dict[str, float], d
 def rows(
     results: Sequence[CategoryResult], published: Published | None = None
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(category, [(measured, published) of every metric]) in percent, the mean last; "" is not published.
+    """(category, [(measured, published) for every metric]) in percent, the mean last; "" where nothing was published.
 
-    The mean row is left out for one category, unless the paper gives nothing but a mean to set beside it.
+    The mean row is left out for a single category, unless the paper gives only a mean to set beside it.
     """
     names = metric_names(results)
     means, _ = mean_metrics(results)
@@ -59,7 +59,7 @@ def rows(
 
 
 def footnotes(results: Sequence[CategoryResult], published: Published | None = None, mode: str = "exact") -> list[str]:
-    """What the table's reader must know, one sentence a line."""
+    """What the table's reader must know, one sentence per line."""
     notes = [f"Metrics: {_MODES.get(mode, mode)}."]
     if published:
         notes.append(f"Published: {published.source}.")
@@ -72,7 +72,7 @@ def footnotes(results: Sequence[CategoryResult], published: Published | None = N
 
 
 def left_out_notes(left_out: dict[str, list[str]]) -> list[str]:
-    """The second value of `mean_metrics` in words, one sentence for metrics that lack the same categories."""
+    """The second value of `mean_metrics` in words; metrics that lack the same categories share a sentence."""
     by_categories: dict[tuple[str, ...], list[str]] = {}
     for metric, categories in left_out.items():
         by_categories.setdefault(tuple(categories), []).append(metric)
@@ -80,11 +80,11 @@ def left_out_notes(left_out: dict[str, list[str]]) -> list[str]:
 
 
 def format_table(results: Sequence[CategoryResult], published: Published | None = None, mode: str = "exact") -> str:
-    """A Markdown table, a row a category and the mean, that reads well on a console too; its footnotes below it.
+    """A Markdown table, also readable on a console: one row per category and the mean, with footnotes below.
 
     Args:
-      published: set in brackets behind the measured values.
-      mode: of `jaxad.metrics.evaluate`, named in the footnotes.
+      published: shown in brackets behind the measured values.
+      mode: of `jaxad.metrics.compute`, named in the footnotes.
     """
     header = ["category", *metric_names(results)]
     unit = "In percent; in brackets the published value." if published else "In percent."
@@ -102,7 +102,7 @@ def format_table(results: Sequence[CategoryResult], published: Published | None 
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, padded; every column but the first is aligned to the right."""
+    """The lines of a Markdown table, padded; all columns but the first are aligned to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
     lines = [[header[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(header[1:], widths[1:], strict=True))]]
     lines.append(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
@@ -111,7 +111,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list
 
 
 def markdown(text: str) -> str:
-    """The text on one line, with what would start a cell or an HTML tag made harmless."""
+    """The text on one line, with characters escaped that would start a cell or an HTML tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -1,1 +1,1 @@
-"""Procedural images: noise, textures and what is made of them, seeded by the `np.random.Generator` given in."""
+"""Textures for synthetic defects: procedural ones, seeded by the caller, or the photographs of DTD."""

@@ -1,4 +1,4 @@
-"""Textures drawn by formula: clouds, wood, cloth, stone and their like, for defects that no camera has seen.
+"""Textures drawn by formula: clouds, wood, cloth, stone and the like, for defects that no camera has seen.
 
 Each kind is a function (rng, size) -> colours in 0..1; what varies between two of a kind (scale, direction, regularity,
 relief, palette) varies over about the range that the photographs of DTD (Cimpoi et al. 2014) span. Noise after Perlin
@@ -74,14 +74,14 @@ def _palette(rng: Rng, number: int | np.integer, mood: str = "") -> Palette:
 
 
 def _ramp(value: Field, palette: Palette) -> Colours:
-    """The palette's colours in turn where `value` goes from 0 to 1, mixed between."""
+    """The palette's colours in turn as `value` goes from 0 to 1, with mixtures in between."""
     stops = np.linspace(0, 1, len(palette))
     table = np.stack([np.interp(np.linspace(0, 1, 512), stops, band) for band in palette.T], 1).astype(np.float32)
     return table[np.clip(value * 511, 0, 511).astype(np.int32)]
 
 
 def _even(field: Field) -> Field:
-    """A field of mean 0 and deviation 1 to 0..1, about evenly distributed."""
+    """A field of mean 0 and deviation 1, mapped to 0..1 so that it is about evenly distributed."""
     return 1 / (1 + np.exp((-1.702) * field))
 
 
@@ -95,7 +95,7 @@ def _mix(below: Colours | Palette, above: Colours | Palette, amount: Field) -> C
 
 
 def _soft(rng: Rng, size: int, knots: int) -> Field:
-    """A smooth random field, about -1..1. Pillow's resize takes one thread, where a product takes them all."""
+    """A smooth random field, about -1..1. Pillow's resize takes one thread; a matrix product would take them all."""
     values = rng.standard_normal((knots + 2, knots + 2), dtype=np.float32) * np.float32(0.7)
     return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.BICUBIC))
 
@@ -124,7 +124,7 @@ def _plane(
 def _cells(
     rng: Rng, x: Field, y: Field, jitter: float, staggered: bool = False
 ) -> tuple[Field, Field, Int[np.ndarray, "h w"], Field, Field]:
-    """Worley's cells of one point a unit square, moved by up to jitter / 2, every second row by half a unit.
+    """Worley's cells: one point per unit square, moved by up to jitter / 2; `staggered` moves every second row by 0.5.
 
     Returns:
       Distance to the nearest point, to the second nearest, the number of the nearest (0..1023), the vector to it.
@@ -149,7 +149,7 @@ def _cells(
 
 
 def _lit(rng: Rng, colours: Colours, height: Field, depth: float) -> Colours:
-    """The colours on a relief, lit from one side; `depth` is the brightness that a height of 1 in a pixel changes."""
+    """The colours on a relief, lit from one side; `depth` is the change of brightness for a slope of 1 per pixel."""
     angle = rng.uniform(0, 2 * math.pi)
     slope = np.zeros_like(height)
     slope[:, 1:-1] = math.cos(angle) * (height[:, :-2] - height[:, 2:])
@@ -212,7 +212,7 @@ def _wood(rng: Rng, size: int) -> Colours:
     rings = np.hypot(x - rng.uniform(22, 38), (y - 30) * rng.uniform(0.05, 0.35))
     bent = fractal(rng, (size, size), exponent=3.4, stretch=_log_uniform(rng, 2, 6), angle=angle + 90)
     growth = (rings + rng.uniform(0.1, 0.6) * bent) % 1
-    late = min(max(rng.uniform(0.05, 0.3), 2 * pixel), 0.5)  # summer wood ends in a short step
+    late = min(max(rng.uniform(0.05, 0.3), 2 * pixel), 0.5)  # late wood ends in a short step
     tone = np.minimum(growth / (1 - late), (1 - growth) / late) ** (rng.uniform(0.8, 2.5))
     fibres = fractal(rng, (size, size), exponent=0.8, stretch=30, angle=angle + 90)
     colours = _ramp(tone, _palette(rng, 3, "earth" if rng.random() < 0.8 else ""))
@@ -303,7 +303,7 @@ def _knitted(rng: Rng, size: int) -> Colours:
 
 
 def _cloth_grain(rng: Rng, colours: Colours) -> Colours:
-    """Two thirds of prints are on something rough."""
+    """The colours with grain: two prints in three are on something rough."""
     if rng.random() < 0.33:
         return colours
     size = len(colours)
@@ -471,7 +471,7 @@ def _granite(rng: Rng, size: int) -> Colours:
 
 
 def _rust(rng: Rng, size: int) -> Colours:
-    """Patches that eat a coat of paint or a metal, brighter at their rims, sometimes run down."""
+    """Patches that eat into paint or metal, brighter at their rims, sometimes running down."""
     patches = fractal(rng, (size, size), exponent=rng.uniform(1.8, 2.8))
     runs = fractal(rng, (size, size), exponent=2, stretch=_log_uniform(rng, 4, 15), angle=90)
     depth = patches + rng.uniform(0, 0.7) * runs - rng.uniform(-0.7, 0.8)

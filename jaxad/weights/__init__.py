@@ -20,18 +20,19 @@ def load_state_dict(
     cache_dir: str | Path | None = None,
     sha256: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Arrays by PyTorch's names and in its layouts; bfloat16 is widened to float32, a common prefix `module.` dropped.
+    """Arrays under PyTorch's names and in its layouts; bfloat16 becomes float32, a common prefix `module.` is dropped.
 
     The arguments are those of `resolve`.
 
     Raises:
-      UserError: the file is not found, damaged, has another checksum, or holds anything but tensors and plain values.
+      UserError: the file is not found, is damaged, has a different checksum, or holds anything but tensors and plain
+        values.
     """
     return read(resolve(source, revision=revision, offline=offline, cache_dir=cache_dir, sha256=sha256).path)
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors or .npz file, or else of a PyTorch checkpoint, as `load_state_dict` gives them.
+    """The arrays of a .safetensors or .npz file or, with any other suffix, a PyTorch one, as from `load_state_dict`.
 
     Raises:
       UserError: the file is missing, damaged, or holds anything but tensors and plain values.
@@ -44,7 +45,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    import ml_dtypes  # gives NumPy the name "bfloat16" that the reader asks for
+    import ml_dtypes  # registers the NumPy type "bfloat16" that the reader asks for
     from safetensors import SafetensorError, safe_open
 
     try:

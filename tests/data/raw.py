@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def pixels(seed: int, height: int, width: int) -> np.ndarray:
-    """A smooth uint8 RGB image, a function of its seed: JPEG keeps it recognisable."""
+    """A smooth uint8 RGB image that depends on its seed only and stays recognisable as JPEG."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (3, 4, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -34,7 +34,7 @@ def mask(
 def mvtec_folder(
     root: Path, train: int = 5, good: int = 2, defects: tuple[str, ...] = ("scratch",), seed: int = 0
 ) -> Path:
-    """A category in MVTec AD's layout: PNG photographs, two a defect, with masks NNN_mask.png."""
+    """A category in MVTec AD's layout: PNG photographs, two per defect, with masks NNN_mask.png."""
     for i in range(train):
         photograph(root / "train" / "good" / f"{i:03}.png", seed + i)
     for i in range(good):

@@ -10,7 +10,7 @@ from tests.data.raw import pixels
 
 
 def image_file(path: Path, seed: int, size: tuple[int, int], grey: bool = False) -> Path:
-    """A photograph of (height, width) pixels, of the file type that the suffix says."""
+    """A photograph of (height, width) pixels, of the file type that the suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels(seed, *size))
     (image.convert("L") if grey else image).save(path)
@@ -18,7 +18,7 @@ def image_file(path: Path, seed: int, size: tuple[int, int], grey: bool = False)
 
 
 def mask_file(path: Path, seed: int, size: tuple[int, int], value: int = 255) -> Path:
-    """A mask whose defect lies at a place of its own for each seed."""
+    """A mask whose defect lies in a different place for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.zeros(size, np.uint8)
     top, left = seed % 7, seed % 5 + 3
@@ -51,8 +51,8 @@ def category(
       suffixes: file types, in turn.
       grey: whether the photographs are grey.
       masks: path of a mask below ground_truth.
-      value: of the masks' defects.
-      seed: other images for other seeds.
+      value: value of the defects in the masks.
+      seed: another seed gives other images.
     """
     parts = {f"train/{normal}": train, f"test/{normal}": good, **{f"test/{d}": n for d, n in defects.items()}}
     for number, (part, count) in enumerate(parts.items()):

@@ -20,7 +20,7 @@ def grey_photograph(path: Path, seed: int = 0, size: tuple[int, int] = (37, 52))
 
 
 def labelled_pair(image: Path, mask_file: Path | None, seed: int) -> None:
-    """An image of an odd size, every third one grey, and where `mask_file` is given a mask of that size."""
+    """An image of an odd size, every third one grey, and a mask of the same size if `mask_file` is given."""
     size = (31 + 2 * (seed % 4), 45 - 2 * (seed % 3))
     (grey_photograph if seed % 3 == 0 else photograph)(image, seed, size)
     if mask_file:
@@ -31,7 +31,7 @@ def manudefect21(root: Path, good: int = 12, defective: int = 3, layout: str = "
     """ManuDefect-21: two categories with two types of defects.
 
     Args:
-      root: where to; made by the function.
+      root: where to put it; made by the function.
       good: normal images of the training set; a third as many are tested.
       defective: training images of each type of defect; one of each is tested.
       layout: A, CATEGORY/SPLIT/TYPE; B, SPLIT/CATEGORY/TYPE; csv or json, a list of files.
@@ -64,7 +64,7 @@ def manudefect21(root: Path, good: int = 12, defective: int = 3, layout: str = "
 
 
 def visa(root: Path, categories: tuple[str, ...] = ("candle", "pcb3"), normal: int = 5, anomalous: int = 2) -> Path:
-    """VisA as published: every fifth normal image is tested, mask values are small numbers of types."""
+    """VisA as published: every fifth normal image is a test image, mask values are small type numbers."""
     rows = []
     for number, category in enumerate(categories):
         for i in range(normal):
@@ -93,7 +93,7 @@ def dtd(root: Path, classes: Sequence[str], number: int = 2) -> Path:
 
 
 def polyps(root: Path, images: str, masks: str, number: int = 3, suffix: str = ".png") -> Path:
-    """A folder of images and one of masks of equal names: CVC-ClinicDB (Original, Ground Truth), CVC-ColonDB."""
+    """A folder of images and one of masks with the same names: CVC-ClinicDB (Original, Ground Truth), CVC-ColonDB."""
     for i in range(1, number + 1):
         photograph(root / images / f"{i}{suffix}", i, (41, 55))
         mask(root / masks / f"{i}{suffix}", (41, 55), box=(8, 6, 20 + i, 22))

@@ -42,10 +42,10 @@ def distance(changed, original) -> float:
     return float(np.sqrt(np.mean((changed.astype(float) - original) ** 2)))
 
 
-# The text of the config
+# The config's text
 
 
-def test_corruptions_are_applied_in_the_lights_way_whatever_the_texts_order():
+def test_corruptions_are_applied_along_the_path_of_the_light_whatever_their_order():
     assert parse("noise:1 + motion:3+view:5") == (
         Corruption("view", 5),
         Corruption("motion", 3),
@@ -262,7 +262,7 @@ def test_another_background_lies_in_the_same_light():
     for name in "abcd":
         changed, _ = apply(parse("background:5"), image, mask, name)
         light = to_linear(changed).mean(axis=(0, 2))
-        assert 1.8 < light[-30:].mean() / light[:30].mean() < 7  # the first has (1 / 0.5) ** 2.2 = 4.6, and texture
+        assert 1.8 < light[-30:].mean() / light[:30].mean() < 7  # the first has (1 / 0.5) ** 2.2 = 4.6, plus texture
 
 
 def test_photographs_without_a_background_stay_as_they_are():
@@ -289,7 +289,7 @@ def test_magnetic_tiles_have_no_background():
 
 
 def test_severity_means_the_same_for_small_and_large_photographs():
-    """Seen at the size of the network's input, a corruption does about as much to a photograph of thrice the pixels."""
+    """At the size of a network's input, a corruption does about as much to a photograph three times as wide."""
     for kind in ("background", "view", "illumination", "motion"):
         shares = []
         for size in (200, 600):

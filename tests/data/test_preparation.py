@@ -1,4 +1,4 @@
-"""Preparation happens once, whole or not at all, and never through TensorFlow."""
+"""Preparation happens once, completely or not at all, and never through TensorFlow."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Images chosen by what they are."""
+"""Images selected by their properties."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_every_condition_must_hold(where, chosen):
     [
         ("nod=3", r"config\.dataset\.where: images have no 'nod'; expected one of .*node.*Did you mean 'node'"),
         ("node=7", r"no image has node=7; there are 1, 2, 3$"),
-        ("node", r"'node' is no condition; expected NAME=VALUE"),
+        ("node", r"'node' is not a condition; expected NAME=VALUE"),
         ("node<2", r"node is text, which has no order"),
         ("tilt>steep", r"'tilt>steep' compares a number with 'steep'"),
         ("size=3", r"images have no 'size'"),

@@ -1,4 +1,4 @@
-"""Archives: found, downloaded from a server on this machine, unpacked whole or not at all, never outside the target."""
+"""Archives: found, or downloaded from a local server; unpacked whole or not at all, and never outside the target."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Server:
-    """One file on loopback; counts the requests, can break connections off, stall, serve a page, ignore ranges."""
+    """Serves one file locally; records requests, can cut connections, stall, send a page, ignore ranges."""
 
     def __init__(self, content: bytes):
         self.content, self.ranges, self.break_after = content, True, 0
@@ -143,7 +143,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../../etc/passwd", "..", "missing.png", "way out"])
 def test_links_to_anything_but_files_of_the_archive_are_refused(tmp_path, kind, target):
     archive = tar_of(tmp_path / "set.tar", member("way out", kind, target), member("way out/file.png", size=1))
-    with pytest.raises(UserError, match=rf"its member 'way out' is a link to {target}, which is no file"):
+    with pytest.raises(UserError, match=rf"its member 'way out' is a link to {target}, which is not a file"):
         unpack(archive, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["set.tar"]
 
@@ -194,9 +194,10 @@ def test_a_changed_byte_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(b"\n<!DOCTYPE html><html>", "a web page"), (b"", "empty"), (b"hello" * 200, "no archive")]
+    ("content", "what"),
+    [(b"\n<!DOCTYPE html><html>", "a web page"), (b"", "an empty file"), (b"hello" * 200, "not an archive")],
 )
-def test_what_is_no_archive_is_said(tmp_path, content, what):
+def test_what_is_not_an_archive_is_reported(tmp_path, content, what):
     (tmp_path / "set.zip").write_bytes(content)
     with pytest.raises(UserError, match=rf"set\.zip is {what}, expected a zip or tar archive: delete it and get it"):
         unpack(tmp_path / "set.zip", tmp_path / "out")
@@ -214,7 +215,7 @@ def test_archives_that_cannot_be_unpacked_here_are_named_and_kept(tmp_path, serv
 def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     archive = make_archive(tmp_path / "set.zip")
     monkeypatch.setattr(archives.shutil, "copyfileobj", lambda source, file, size: Path("/dev/full").write_bytes(b"1"))
-    with pytest.raises(UserError, match=rf"{tmp_path} is full, unpacking .*set\.zip: set config\.dataset\.data_dir"):
+    with pytest.raises(UserError, match=rf"{tmp_path} is full while unpacking .*set\.zip: set config\.dataset"):
         unpack(archive, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["set.zip"]
 
@@ -251,7 +252,7 @@ def test_what_a_killed_unpacking_left_is_never_used(tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [("flag_bits", 1), ("compress_type", 9)])
-def test_a_zip_that_needs_another_program_is_said(tmp_path, field, value):
+def test_a_zip_that_needs_another_program_is_reported(tmp_path, field, value):
     content = bytearray(make_archive(tmp_path / "set.zip", {"a.png": b"1"}).read_bytes())
     local, central = {"flag_bits": 6, "compress_type": 8}, {"flag_bits": 8, "compress_type": 10}
     for start, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
@@ -262,7 +263,7 @@ def test_a_zip_that_needs_another_program_is_said(tmp_path, field, value):
     assert [p.name for p in tmp_path.iterdir()] == ["set.zip"]
 
 
-def test_folders_are_looked_for_two_levels_deep_and_that_of_the_name_first(tmp_path):
+def test_folders_are_searched_two_levels_deep_and_the_one_of_the_name_first(tmp_path):
     for place in ("a/set", "bottles/bottle", "z/bottle"):
         (tmp_path / place / "train").mkdir(parents=True)
     assert find(tmp_path, tmp_path) == tmp_path / "bottles"
@@ -274,7 +275,7 @@ def test_folders_are_looked_for_two_levels_deep_and_that_of_the_name_first(tmp_p
         find(tmp_path, tmp_path / "a")
 
 
-def test_an_archive_is_unpacked_once_and_anew_when_it_changes(tmp_path, capsys):
+def test_an_archive_is_unpacked_once_and_again_when_it_changes(tmp_path, capsys):
     archive = make_archive(tmp_path / "manual" / "Bottles-2025.tar.gz")
     first = find(tmp_path, archive.parent)
     assert f"bottles: unpacking {archive} to {first.parent}" in capsys.readouterr().out
@@ -296,7 +297,7 @@ def test_archives_of_other_data_sets_are_left_alone(tmp_path):
     assert is_root(find(tmp_path, tmp_path / "alone"))
 
 
-def test_an_archive_of_something_else_is_said(tmp_path):
+def test_an_archive_of_something_else_is_reported(tmp_path):
     make_archive(tmp_path / "manual" / "bottles.zip", {"cans/1.png": b"1"})
     with pytest.raises(UserError, match=r"bottles\.zip was unpacked to .*, which does not hold the data set"):
         find(tmp_path, tmp_path / "manual")
@@ -363,7 +364,7 @@ def test_a_server_that_cannot_resume_sends_all_of_it_again(tmp_path, server):
 
 def test_a_web_page_in_place_of_the_archive_is_not_kept(tmp_path, server):
     server.content, server.content_type = b"<!DOCTYPE html><html>Quota exceeded</html>", "text/html"
-    with pytest.raises(UserError, match=r"gave a web page, expected the archive set\.zip .*example\.org/set.*put it"):
+    with pytest.raises(UserError, match=r"sent a web page instead of the archive set\.zip .*example\.org/set.*put it"):
         find(tmp_path, source=server.source())
     assert not list((tmp_path / "downloads").glob("*.zip*"))
 
@@ -394,7 +395,7 @@ def test_what_google_drive_says_is_passed_on_in_one_line(tmp_path, monkeypatch):
     assert str(caught.value).endswith(expected)
 
 
-def test_a_missing_file_on_the_server_is_said(tmp_path, server):
+def test_a_missing_file_on_the_server_is_reported(tmp_path, server):
     with pytest.raises(UserError, match=r"the download of http://\S*/gone\.zip failed \(404 .*\); put it there"):
         find(tmp_path, source=server.source("gone.zip"))
 

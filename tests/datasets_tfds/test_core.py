@@ -15,7 +15,7 @@ LABELS = {"train": [0, 1, 0, 0, 1, 0], "validation": [0, 1], "test": [0, 1, 1]}
 
 
 class Builder(PhotographBuilder, skip_registration=True):
-    """Splits of the labels above, in that order."""
+    """Splits with the labels above, in that order."""
 
     name = "toy"
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="cog")]  # noqa: RUF012
@@ -97,7 +97,7 @@ def test_a_change_is_applied_to_photograph_and_mask_before_the_geometry(config):
     np.testing.assert_array_equal(changed[1]["mask"], np.roll(plain[1]["mask"], 7, 1))
 
 
-def test_a_misspelt_split_is_told_with_those_there_are(config):
+def test_a_misspelt_split_is_reported_with_those_there_are(config):
     with pytest.raises(UserError, match=r"toy/cog has no split 'tset'; expected one of .*test.* Did you mean 'test'"):
         load_split(config, input_config(), "tset")
 

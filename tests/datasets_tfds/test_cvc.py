@@ -1,4 +1,4 @@
-"""CVC-ClinicDB and CVC-ColonDB: images and masks of equal names, all anomalous, only tested."""
+"""CVC-ClinicDB and CVC-ColonDB: images and masks with the same names, all anomalous, for testing only."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""DTD: every texture is a normal example of the split train, with its class."""
+"""DTD: every texture is a normal example of the split `train`, with its class."""
 
 import subprocess
 import sys

@@ -115,7 +115,7 @@ def test_mask_without_image_is_left_out_with_a_warning(raw, prepared, caplog):
 
 def test_mask_of_another_size_is_named_with_both_sizes(raw, prepared):
     file = mask(raw / "ground_truth" / "scratch" / "001_mask.png", (74, 104))
-    with pytest.raises(UserError, match=rf"mask {file} is 104x74 pixels, its image .*001\.png 52x37"):
+    with pytest.raises(UserError, match=rf"mask {file} is 104x74 pixels, but its image .*001\.png is 52x37"):
         prepared(raw)
 
 
@@ -155,7 +155,7 @@ def test_defects_among_the_training_photographs_are_refused(raw, prepared):
     [
         (lambda f: f.write_bytes(f.read_bytes()[:500]), "is damaged"),
         (lambda f: f.write_bytes(b""), r"is empty \(0 bytes\)"),
-        (lambda f: f.write_text("no image"), "is no image"),
+        (lambda f: f.write_text("no image"), "is not an image"),
     ],
 )
 @pytest.mark.parametrize("where", ["train/good/000.jpg", "test/scratch/000.jpg"])
@@ -174,10 +174,10 @@ def test_files_of_other_kinds_are_ignored_with_one_warning(raw, prepared, caplog
     (raw / "train" / "good" / "notes.txt").write_text("x")
     (raw / "train" / "good" / "._000.png").write_bytes(b"a hidden file")
     prepared(raw)
-    assert caplog.text.count("ignored 1 files that are no images") == 1
+    assert caplog.text.count("ignored 1 files that are not images") == 1
 
 
-def test_unchanged_folder_is_reused_and_a_changed_one_prepared_anew(tmp_path, raw, prepared):
+def test_unchanged_folder_is_reused_and_a_changed_one_prepared_again(tmp_path, raw, prepared):
     first = prepared(raw)["Käse röd"].data_dir
     assert prepared(raw)["Käse röd"].data_dir == first
     photograph(raw / "train" / "good" / "zzz.png")
@@ -190,7 +190,7 @@ def test_paths_that_hold_no_category_are_explained(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError, match=r"no folder 'train' in .*photos.*expected PATH/train/good"):
         folder_configs(tmp_path / "photos")
-    with pytest.raises(UserError, match=r"config\.dataset\.path is '.*gone', which is no folder"):
+    with pytest.raises(UserError, match=r"config\.dataset\.path is '.*gone', which is not a folder"):
         folder_configs(tmp_path / "gone")
 
 

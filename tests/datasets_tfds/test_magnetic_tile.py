@@ -32,7 +32,7 @@ def test_every_fifth_free_tile_and_all_defective_ones_are_tested(tmp_path):
     ]
 
 
-def test_mask_values_up_to_127_are_no_defect(tmp_path):
+def test_mask_values_up_to_127_are_not_defects(tmp_path):
     builder = prepared(tmp_path, magnetic_tile(tmp_path / "raw"))
     uneven = builder.as_data_source("test")[6]
     want = np.zeros((37, 52, 1), np.uint8)
@@ -55,7 +55,7 @@ def test_missing_raw_data_says_where_to_get_it_and_where_to_put_it(tmp_path):
         UserError, match=rf"no raw data in {tmp_path}/tfds/downloads/manual; get github\.com/abin24.*MT_Free"
     ):
         prepared(tmp_path, "")
-    with pytest.raises(UserError, match=r"config\.dataset\.manual_dir is '.*gone', which is no folder"):
+    with pytest.raises(UserError, match=r"config\.dataset\.manual_dir is '.*gone', which is not a folder"):
         prepared(tmp_path, tmp_path / "gone")
     (tmp_path / "raw" / "wrong").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no folder MT_Free in .*raw; get github\.com/abin24"):
@@ -75,7 +75,7 @@ def test_missing_mask_and_missing_type_are_named(tmp_path):
 def test_real_data_has_the_published_counts(tmp_path, caplog):
     shared = os.environ.get("JAXAD_SHARED")
     if not shared:
-        pytest.skip("JAXAD_SHARED names no folder with data/magnetic_tile")
+        pytest.skip("JAXAD_SHARED is not set")
     splits = Builder(data_dir=tmp_path).photographs(Path(shared, "data", "magnetic_tile"))
     assert len(splits["train"]) == 761
     assert Counter(p.label for p in splits["test"]) == {0: 191, 1: 392}

@@ -88,7 +88,7 @@ def test_the_black_of_jpeg_masks_is_no_defect(tmp_path, raw):
 @pytest.mark.parametrize("layout", ["B", "csv", "json"])
 def test_other_layouts_give_the_same_photographs(tmp_path, raw_once, photographs, layout):
     def content(splits):
-        together = splits["train"] + splits["validation"]  # the ids differ, so the held out ones do
+        together = splits["train"] + splits["validation"]  # the ids differ, and so do those held out
         return [
             sorted((p.path.read_bytes(), p.label, p.defect_type, p.mask and p.mask.read_bytes()) for p in each)
             for each in (together, splits["test"])
@@ -112,7 +112,7 @@ def test_masks_are_found_in_every_documented_place(raw, photographs, place):
         assert p.mask is None or p.mask.name == f"{p.path.stem}_mask.png"
 
 
-def test_the_more_special_folder_of_masks_counts(raw, photographs):
+def test_the_more_specific_folder_of_masks_is_used(raw, photographs):
     mask(raw / "BGA" / "ground_truth" / "missing" / "000.png")
     assert all("ground_truth/train" in str(p.mask) for p in photographs(raw)["train"] if p.label)
 
@@ -137,14 +137,14 @@ def test_labelme_polygons_are_the_mask_where_there_is_no_image_of_it(tmp_path, r
 @pytest.mark.parametrize(
     "content, said",
     [
-        ("{", "is no LabelMe file"),
-        ("[]", "is no LabelMe file"),
-        ('{"shapes": [{"points": [[1, 2], [NaN, 3], [4, 5]]}]}', "is no LabelMe file .*no finite number"),
+        ("{", "is not a LabelMe file"),
+        ("[]", "is not a LabelMe file"),
+        ('{"shapes": [{"points": [[1, 2], [NaN, 3], [4, 5]]}]}', "is not a LabelMe file .*not a finite number"),
         (
             '{"shapes": [{"points": [[1, 2]], "shape_type": "point"}]}',
-            "shape 'point' of 1 points: expected polygons",
+            "shape 'point' with 1 points: expected polygons",
         ),
-        ('{"shapes": [], "imageHeight": 5, "imageWidth": 6}', r"drawn on an image of 6x5 pixels, its image has 52x37"),
+        ('{"shapes": [], "imageHeight": 5, "imageWidth": 6}', r"drawn on an image of 6x5 pixels, but .* has 52x37"),
     ],
 )
 def test_labelme_files_that_give_no_mask_are_named(tmp_path, raw, content, said):
@@ -171,7 +171,7 @@ def test_two_masks_of_an_image_are_named(raw, photographs):
 
 def test_a_mask_of_another_size_is_an_error(tmp_path, raw):
     mask(raw / "BGA" / "ground_truth" / "test" / "missing" / "000_mask.png", (9, 10))
-    with pytest.raises(UserError, match=r"mask .*test/missing/000_mask\.png is 10x9 pixels, its image"):
+    with pytest.raises(UserError, match=r"mask .*test/missing/000_mask\.png is 10x9 pixels, but its image"):
         prepared(tmp_path, raw)
 
 
@@ -280,7 +280,7 @@ def test_a_list_without_a_column_an_image_twice_and_no_list_at_all_are_named(tmp
     with pytest.raises(UserError, match=r"line 1: no column 'label'"):
         photographs(root)
     (root / "split.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="no CSV file in UTF-8"):
+    with pytest.raises(UserError, match="not a CSV file in UTF-8"):
         photographs(root)
     (root / "split.csv").unlink()
     (root / "meta.json").write_text("{}")
@@ -332,7 +332,7 @@ def test_other_counts_than_published_are_one_warning_with_both_numbers(raw_once,
 
 
 @pytest.mark.parametrize("good", [3285, 3825])
-def test_both_counts_of_soic_are_as_published_and_what_does_not_add_up_is_told(good, caplog):
+def test_both_counts_of_soic_are_as_published_and_what_does_not_add_up_is_logged(good, caplog):
     caplog.set_level(logging.INFO)
     _check_counts("SOIC", {"train": made_up(good, 463), "test": made_up(1640, 199)})
     assert [r.levelno for r in caplog.records] == [logging.INFO] * 2
@@ -340,7 +340,7 @@ def test_both_counts_of_soic_are_as_published_and_what_does_not_add_up_is_told(g
     assert f"{good} good train" in caplog.text
 
 
-def test_only_soic_is_told_not_to_add_up():
+def test_only_soic_does_not_add_up():
     assert [name for name, (train, good, bad, *_) in PUBLISHED.items() if good + bad != train] == ["SOIC"]
     sums = np.sum(list(PUBLISHED.values()), axis=0).tolist()
     assert sums == [31050, 23953 - 540, 7097, 10272, 3049]

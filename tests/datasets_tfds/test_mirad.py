@@ -1,4 +1,4 @@
-"""MIRAD: its release's layout, in which the place of the masks is open; factors of imaging; its download."""
+"""MIRAD: its release's layout, where the place of the masks is open; imaging factors; its download."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_published_numbers_add_up():
 
 
 @pytest.mark.parametrize("masks", ["{stem}.png", "{stem}_mask.png", "anomaly/{stem}.bmp", "Anomaly/{stem}_mask.png"])
-def test_masks_are_found_right_in_ground_truth_and_in_a_folder_of_it(tmp_path, masks):
+def test_masks_are_found_directly_in_ground_truth_and_in_a_folder_of_it(tmp_path, masks):
     raw = mirad(tmp_path / "raw" / "MIRAD", masks=masks)
     test = list(prepared(tmp_path, tmp_path / "raw").as_data_source("test"))
     assert [e["defect_type"].decode() for e in test] == ["good"] * 3 + ["anomaly"] * 4

@@ -1,4 +1,4 @@
-"""MVTec AD: prepared as it is published; what is missing in a wrong or half-unpacked folder is named."""
+"""MVTec AD: prepared as published; what is missing in a wrong or half-unpacked folder is named."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("missing", MISSING)
-def test_the_first_thing_missing_is_named(tmp_path, missing):
+def test_the_first_missing_item_is_named(tmp_path, missing):
     raw = mvtec_ad(tmp_path / "raw")
     for path in raw.glob(missing):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

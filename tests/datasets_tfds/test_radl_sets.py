@@ -1,4 +1,4 @@
-"""RADL's private sets: the stated layout and counts; masks where there are some."""
+"""RADL's private data sets: the stated layout and counts; masks where there are any."""
 
 import importlib
 import logging
@@ -36,7 +36,7 @@ def test_without_masks_there_is_a_warning(tmp_path, name, caplog):
     shutil.rmtree(raw / "ground_truth")
     test = list(prepared(tmp_path, name, raw).as_data_source("test"))
     assert [bool(e["has_mask"]) for e in test] == [True] * 3 + [False] * 3
-    assert f"{name}/{name}: pixel metrics leave 3 images without a mask out" in caplog.text
+    assert f"{name}/{name}: pixel metrics leave out 3 images without a mask" in caplog.text
 
 
 @pytest.mark.parametrize("name", NAMES)

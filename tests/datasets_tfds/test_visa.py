@@ -1,4 +1,4 @@
-"""VisA: the one-class split of its list, masks of type numbers, the re-arrangement, errors by line."""
+"""VisA: the one-class split of its list, masks that hold type numbers, the re-arrangement, errors by line."""
 
 import tarfile
 from collections import Counter
@@ -71,7 +71,7 @@ def test_the_rearrangement_of_other_tools_is_taken(tmp_path, photographs, prefix
 def test_the_rearrangement_needs_masks_and_normal_training_images(tmp_path, photographs):
     home = mvtec_folder(tmp_path / "raw" / "candle", defects=("bad",))
     photograph(home / "train" / "bad" / "0.png")
-    with pytest.raises(UserError, match=r"train/bad/0\.png is no normal image"):
+    with pytest.raises(UserError, match=r"train/bad/0\.png is not a normal image"):
         photographs(tmp_path / "raw")
     move(home / "train" / "bad", tmp_path / "away")
     move(home / "ground_truth", tmp_path / "gone")
@@ -97,7 +97,7 @@ def test_errors_in_the_list_name_the_line(raw, photographs, line, old, new, said
         photographs(raw)
 
 
-def test_what_is_missing_first_is_named(tmp_path, raw, photographs):
+def test_the_first_missing_item_is_named(tmp_path, raw, photographs):
     with pytest.raises(UserError, match=r"visa: no folder .*raw/cashew; get VisA_20220922\.tar from"):
         photographs(raw, "cashew")
     move(raw / "split_csv", tmp_path / "away")

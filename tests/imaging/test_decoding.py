@@ -81,7 +81,7 @@ def test_exif_rotation_is_applied():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_truncated_file_is_named(kind, length):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    with pytest.raises(UserError, match=r"^part 7\.jpg is (damaged|no image)[^\n]*$"):
+    with pytest.raises(UserError, match=r"^part 7\.jpg is (damaged|not an image)[^\n]*$"):
         decode(encoded(noise, kind)[:length], "part 7.jpg")
 
 
@@ -90,8 +90,8 @@ def test_empty_file_is_named():
         decode(b"", "ä ö.jpg")
 
 
-def test_file_that_is_no_image_is_named():
-    with pytest.raises(UserError, match=r"^notes\.png is no image"):
+def test_file_that_is_not_an_image_is_named():
+    with pytest.raises(UserError, match=r"^notes\.png is not an image"):
         decode(b"just some text", "notes.png")
 
 

@@ -32,7 +32,7 @@ def test_linear_motion_preserves_light_and_spreads_it_over_the_way(angle, length
     along = (x - 35) * np.cos(np.radians(angle)) - (y - 30) * np.sin(np.radians(angle))
     across = (x - 35) * np.sin(np.radians(angle)) + (y - 30) * np.cos(np.radians(angle))
     np.testing.assert_allclose((moved[..., 0] * along).sum(), 0, atol=1e-3)
-    assert abs((moved[..., 0] * along**2).sum() - length**2 / 12) < 0.35  # of a line, and pixels that share its points
+    assert abs((moved[..., 0] * along**2).sum() - length**2 / 12) < 0.35  # a line's, and that of shared pixels
     assert (moved[..., 0] * across**2).sum() < 0.35
 
 

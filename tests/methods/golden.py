@@ -1,15 +1,30 @@
 """What the golden tests of several methods share."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxad.method import Fit, Train, Variables
+from jaxad.experiment import create_method
+from jaxad.method import Fit, Method, Train, Variables
+from jaxad.trees import merge, split_by_path
 from tests.golden.load import Case
+
+M = TypeVar("M", bound=Method)
+
+
+def make(config: ConfigDict, as_a: type[M], **changes: Any) -> M:
+    """The config's method for one category, as an instance of `as_a` (a subclass that feeds stored draws, or its own
+    class), with some of its settings replaced.
+    """
+    method: Any = create_method(config, ("parts",))
+    settings = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return as_a(**{**settings, **changes})
 
 
 def nhwc(images: np.ndarray) -> jax.Array:
@@ -29,43 +44,36 @@ def check_all(case: Case, outputs: Mapping[str, Any]) -> None:
     assert not failures, "\n".join(failures)
 
 
-def split(params: Any, trainable: Callable[[str], bool]) -> tuple[dict, dict]:
-    """The parameters that a stage trains, and all others, as flat dicts by path."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return {k: v for k, v in flat.items() if trainable(k)}, {k: v for k, v in flat.items() if not trainable(k)}
-
-
-def run_steps(stage: Train, variables: Variables, batches: list[dict], keys: list[Any]) -> tuple[Variables, list[dict]]:
-    """The plain loop of a stage: final variables, and per step the loss, its metrics, the gradients by path and
-    the new statistics.
+def run_steps(
+    stage: Train, variables: Variables, batches: list[dict], keys: list[Any], total: int = 1000
+) -> tuple[Variables, list[dict]]:
+    """The plain loop of a stage of `total` steps: final variables, and per step the loss, its metrics, the gradients by
+    path and the new statistics.
 
     `keys` are whatever the stage's loss takes for a key: the golden tests put stored draws there.
     """
-    trained, frozen = split(variables["params"], stage.trainable)
-    nest = lambda flat: flax.traverse_util.unflatten_dict(flat, sep="/")  # noqa: E731
-    state = stage.optimizer.init(nest(trained))
+    optimizer = stage.optimizer(total)
+    trained, frozen = split_by_path(variables["params"], stage.trainable)
+    state = jax.jit(optimizer.init)(trained)
 
     @jax.jit
     def step(trained, frozen, statistics, state, batch, key):
         def loss(trained):
-            return stage.loss({"params": nest({**frozen, **trained}), "batch_stats": statistics}, batch, key)
+            return stage.loss({"params": merge(frozen, trained), "batch_stats": statistics}, batch, key)
 
         (value, (updates, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-        changes, state = stage.optimizer.update(nest(gradients), state, nest(trained))
-        changes = flax.traverse_util.flatten_dict(changes, sep="/")
-        trained = {path: value + changes[path] for path, value in trained.items()}
-        return (
-            trained,
-            {**statistics, **updates.get("batch_stats", {})},
-            state,
-            {"loss": value, "gradients": gradients, "statistics": updates.get("batch_stats", {}), **metrics},
-        )
+        changes, state = optimizer.update(gradients, state, trained)
+        trained = jax.tree.map(jnp.add, trained, changes)
+        new = updates.get("batch_stats", {})
+        by_path = flax.traverse_util.flatten_dict(gradients, sep="/")
+        log = {"loss": value, "gradients": by_path, "statistics": new, **metrics}
+        return trained, {**statistics, **new}, state, log
 
     statistics, log = variables["batch_stats"], []
     for batch, key in zip(batches, keys, strict=True):
         trained, statistics, state, entry = step(trained, frozen, statistics, state, batch, key)
         log.append(jax.device_get(entry))
-    return {"params": nest({**frozen, **trained}), "batch_stats": statistics}, log
+    return {"params": merge(frozen, trained), "batch_stats": statistics}, log
 
 
 def run_fit(stage: Fit, variables: Variables, batches: list[dict], examples: int, key: Any) -> Variables:

@@ -1,6 +1,6 @@
 """UniAD against the benchmark's and the official code, and its stage by itself."""
 
-import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,51 +11,52 @@ import pytest
 from flax import traverse_util
 
 import jaxad
-from configs import uniad as config_ader
-from configs import uniad_official as config_official
-from jaxad import training
+from configs import uniad as config_uniad
 from jaxad.backbones.frozen import FrozenBackbone
-from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
 from jaxad.methods import uniad
-from jaxad.methods.uniad import Transformer, UniAD, torch_name
+from jaxad.methods.uniad import UniAD, torch_name
 from jaxad.nn.torch_layout import to_state_dict
 from jaxad.nn.transformer import neighbour_mask, sine_position
 from tests import runs
 from tests.data.raw import elpv, magnetic_tile
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, nhwc, run_steps
+from tests.methods.golden import check_all, make, nhwc, run_steps
+
+ADER, OFFICIAL = config_uniad.get_config(), config_uniad.get_config("magnetic_tile,official")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class FedUniAD(UniAD):
-    """UniAD that takes the place of the key for the noise, in the reference's order of axes."""
+    """UniAD that is given the noise in place of the key, in the reference's order of axes."""
 
     def noise(self, key, shape):
         return key.transpose(1, 0, 2).reshape(shape)
 
 
 def from_config(config, case: Case) -> FedUniAD:
-    """The method of a config file, with the fixture's sizes."""
+    """The method of a config with the fixture's sizes."""
     s = case.settings
-    method = uniad.create(config)
-    sizes = Transformer(
-        tuple(s["feature_size"]),
-        tuple(s["neighbor_size"]),
+    rows, columns = s["feature_size"]
+    side, other = s["neighbor_size"]
+    assert side == other
+    return make(
+        config,
+        FedUniAD,
+        input_size=(16 * rows, 16 * columns),
+        neighbor_size=side,
         width=s["hidden_dim"],
         heads=s["nhead"],
         encoder_layers=s["num_encoder_layers"],
         decoder_layers=s["num_decoder_layers"],
         feedforward=s["dim_feedforward"],
-        dropout=s.get("dropout", method.transformer.dropout),
         position=s["pos_embed"],
+        **{name: s[name] for name in ("dropout", "jitter_scale") if name in s},
     )
-    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    return FedUniAD(**{**fields, "transformer": sizes})
 
 
 def variables_of(method: UniAD, case: Case) -> dict:
-    """The fixture's weights; fixtures on fed features have none of the backbone."""
+    """The fixture's weights; those of the backbone are missing where the fixture holds features."""
     if any(key.startswith("net_backbone.") for key in case.state_dict):
         return method.from_torch(case.state_dict)
     return {**method.transformer_from_torch(case.state_dict), "batch_stats": {}}
@@ -67,7 +68,7 @@ def features_of(method: UniAD, variables, case: Case):
     return jax.jit(method.features)(variables, {"image": nhwc(case.inputs["imgs"])})
 
 
-def forward(method: UniAD, variables, features, size) -> dict:
+def forward(method: UniAD, variables, features) -> dict:
     """The fixtures' outputs behind the backbone, in the reference's order of axes."""
 
     @jax.jit
@@ -75,7 +76,7 @@ def forward(method: UniAD, variables, features, size) -> dict:
         tokens = features.reshape(len(features), -1, features.shape[-1])
         found: Any = method.transformer.apply({"params": variables["params"]["transformer"]}, tokens)
         rebuilt, layers = found
-        maps = method.maps(variables, features, size)
+        maps = method.maps(variables, features, method.input_size)
         return {
             **{name: layer.swapaxes(0, 1) for name, layer in layers.items() if layer.ndim == 3},
             "pos_learned": layers["position"],
@@ -94,28 +95,27 @@ def forward(method: UniAD, variables, features, size) -> dict:
 @pytest.mark.parametrize("path", cases("uniad", "core"))
 def test_transformer_equals_the_reference(path):
     case = load(path)
-    method = from_config(config_official.get_config(), case)
-    grid, width = method.transformer.grid, method.transformer.width
+    method = from_config(OFFICIAL, case)
+    rows, columns = method.grid
     variables = variables_of(method, case)
-    blocked = neighbour_mask(grid, method.transformer.neighbor_size)
-    got = forward(method, variables, features_of(method, variables, case), (16 * grid[0], 16 * grid[1]))
+    blocked = neighbour_mask(method.grid, method.neighbourhood)
     masks = {
         "mask_blocked_per_query": blocked.sum(1),
-        "mask_rows": blocked[[0, grid[0] // 2 * grid[1] + grid[1] // 2]],
-        "pos_sine": sine_position(grid, width),
+        "mask_rows": blocked[[0, rows // 2 * columns + columns // 2]],
+        "pos_sine": sine_position(method.grid, method.width),
     }
-    check_all(case, {**got, **masks})
+    check_all(case, {**forward(method, variables, features_of(method, variables, case)), **masks})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", cases("uniad", "forward"))
 def test_forward_equals_the_reference(path):
     case = load(path)
-    method = from_config(config_ader.get_config(), case)
+    method = from_config(ADER, case)
     variables = variables_of(method, case)
     batch = {"image": nhwc(case.inputs["imgs"])}
     taps = jax.device_get(jax.jit(method.backbone)(variables, batch["image"]))
-    got = forward(method, variables, features_of(method, variables, case), batch["image"].shape[1:3])
+    got = forward(method, variables, features_of(method, variables, case))
     named = {f"backbone{i}": taps[tap].transpose(0, 3, 1, 2) for i, tap in enumerate(method.backbone.taps)}
     check_all(case, {**got, **named})
     prediction = jax.jit(method.predict)(variables, batch)
@@ -124,7 +124,7 @@ def test_forward_equals_the_reference(path):
 
 
 def norms(tree, keys) -> list:
-    """Of the transformer's arrays under the reference's names."""
+    """Lengths of the transformer's arrays, by the reference's names."""
     named = to_state_dict({"params": tree}, torch_name)
     return [np.linalg.norm(named[key]) for key in keys]
 
@@ -134,22 +134,21 @@ def norms(tree, keys) -> list:
     ("path", "config"),
     [
         pytest.param(*param.values, config, id=param.id, marks=param.marks)
-        for kind, config in (("train_ader", config_ader), ("train_official", config_official))
+        for kind, config in (("train_ader", ADER), ("train_official", OFFICIAL))
         for param in cases("uniad", kind)
     ],
 )
 def test_training_steps_equal_the_reference(path, config):
     case = load(path)
-    method = from_config(config.get_config(), case)
+    method = from_config(config, case)
     variables = variables_of(method, case)
     features, keys = features_of(method, variables, case), case.settings["grad_keys"]
-    (stage,) = method.stages(10_000)
+    (stage,) = method.stages()
     noise = [jnp.asarray(case.inputs[f"jitter{i}"]) for i in range(len(case.expected["losses"]))]
     after, log = run_steps(stage, variables, [{"features": features}] * (len(noise) - 1), noise[:-1])
     last, _ = jax.jit(stage.loss)(after, {"features": features}, noise[-1])
-    gradients = [traverse_util.unflatten_dict(e["gradients"], sep="/") for e in log]
-    grid = method.transformer.grid
-    end = forward(method, after, features, (16 * grid[0], 16 * grid[1]))
+    gradients = [traverse_util.unflatten_dict(entry["gradients"], sep="/") for entry in log]
+    end = forward(method, after, features)
     outputs = {
         "losses": [*(entry["loss"] for entry in log), last],
         "grad_norm": norms(gradients[0], keys),
@@ -161,11 +160,24 @@ def test_training_steps_equal_the_reference(path, config):
     check_all(case, outputs)
 
 
-def small(**changes) -> UniAD:
-    """On a 4x4 grid of two taps."""
-    sizes = Transformer((4, 4), (2, 2), width=16, heads=2, encoder_layers=1, decoder_layers=1, feedforward=32)
-    backbone = FrozenBackbone("resnet18", "random", ("layer1", "layer3"))
-    return UniAD(backbone, sizes, **{"epochs": 2, "batch_size": 4, **changes})
+SMALL = {
+    "backbone.name": "resnet18",
+    "backbone.weights": "random",
+    "backbone.taps": ("layer1", "layer3"),
+    "input.size": (64, 64),
+    "model.width": 16,
+    "model.heads": 2,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+    "model.feedforward": 32,
+}
+
+
+def small(dtype: str = "float32", **changes) -> UniAD:
+    """UniAD on a 4x4 grid of two taps, with a neighbourhood of 2x2 tokens."""
+    config = config_uniad.get_config()
+    config.update_from_flattened_dict({**SMALL, "dtype": dtype})
+    return make(config, UniAD, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +190,7 @@ def started():
 
 def test_some_steps_bring_the_reconstruction_nearer_to_the_clean_features(started):
     variables, features = started
-    (stage,) = small(learning_rate=3e-3).stages(1000)
+    (stage,) = small(learning_rate=3e-3).stages()
     keys = list(jax.random.split(jax.random.key(2), 60))
     after, log = run_steps(stage, variables, [{"features": features}] * 60, keys)
     assert log[-1]["loss"] < 0.7 * log[0]["loss"]
@@ -193,7 +205,7 @@ def test_training_draws_jitter_and_dropout_from_its_key_alone(started):
     for name, method in {
         "both": small(),
         "no jitter": small(jitter_scale=0.0),
-        "no dropout": dataclasses.replace(small(), transformer=small().transformer.clone(dropout=0.0)),
+        "no dropout": small(dropout=0.0),
     }.items():
         loss = jax.jit(method.loss)
         losses[name] = [float(loss(variables, {"features": features}, jax.random.key(i))[0]) for i in (0, 0, 1)]
@@ -231,11 +243,12 @@ def test_no_token_sees_its_neighbourhood(started):
 
 def test_learning_rate_is_a_tenth_after_four_fifths_of_the_steps():
     method = small(epochs=5, batch_size=10, weight_decay=0.0)
-    (stage,) = method.stages(20)
-    parameters = {"transformer": {"kernel": jnp.ones((2, 2))}}
-    state, sizes = stage.optimizer.init(parameters), []
-    for _ in range(stage.total_steps(20)):
-        changes, state = stage.optimizer.update(parameters, state, parameters)
+    (stage,) = method.stages()
+    steps, parameters = stage.total_steps(20), {"transformer": {"kernel": jnp.ones((2, 2))}}
+    optimizer = stage.optimizer(steps)
+    state, sizes = optimizer.init(parameters), []
+    for _ in range(steps):
+        changes, state = optimizer.update(parameters, state, parameters)
         sizes.append(-float(changes["transformer"]["kernel"][0, 0]))
     np.testing.assert_allclose(sizes, [1e-4] * 8 + [1e-5] * 2, rtol=1e-3)
 
@@ -246,70 +259,96 @@ def test_image_score_is_of_the_pooled_map_or_of_the_whole():
     assert scores == pytest.approx({"max": 1.0, "mean": 0.25, "std": float(np.std(maps))})
 
 
-class Interrupted(Exception):
-    pass
+def test_biases_decay_in_the_official_variant_only():
+    """With a gradient of 0, weight decay is all that moves a parameter."""
+    parameters = {"transformer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    zero, moved = jax.tree.map(jnp.zeros_like, parameters), []
+    for config in (ADER, OFFICIAL):
+        optimizer = make(config, UniAD, learning_rate=0.1, weight_decay=0.5).optimizer(10)
+        changes, _ = optimizer.update(zero, optimizer.init(parameters), parameters)
+        moved.append([float(jnp.min(changes["transformer"][leaf])) for leaf in ("kernel", "bias")])
+    np.testing.assert_allclose(moved, [[-0.05, 0], [-0.05, -0.05]], rtol=1e-6)
+
+
+def test_bfloat16_changes_neither_parameters_nor_losses_nor_predictions_much():
+    image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    variables, steps, predictions = {}, {}, {}
+    for dtype in ("float32", "bfloat16"):
+        backbone = FrozenBackbone("resnet18", "random", ("stem", "maxpool"), dtype)
+        method = small(dtype, backbone=backbone, input_size=(16, 16), neighbor_size=2, learning_rate=1e-3)
+        (stage,) = method.stages()
+        variables = variables or jax.jit(method.init)(jax.random.key(1))
+        features = jax.jit(method.features)(variables, {"image": image})
+        assert features.dtype == jnp.float32
+        after, steps[dtype] = run_steps(stage, variables, [{"features": features}], [jax.random.key(2)])
+        assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("float32")}
+        predictions[dtype] = jax.jit(method.predict)(after, {"image": image})
+    half, single = (steps[dtype][0]["loss"] for dtype in ("bfloat16", "float32"))
+    assert half.dtype == np.float32
+    assert np.isfinite(half)
+    assert half != single
+    assert half == pytest.approx(single, rel=0.02)
+    for half, single in zip(predictions["bfloat16"], predictions["float32"], strict=True):
+        assert half.dtype == jnp.float32
+        np.testing.assert_allclose(half, single, rtol=0.1)
+
+
+@pytest.mark.parametrize("position", ["learned", "sine"])
+def test_bfloat16_is_the_type_of_every_layer_of_the_transformer(started, position):
+    _, features = started
+    method = small("bfloat16", position=position)
+    params = {"params": method.init_transformer(jax.random.key(0))["params"]["transformer"]}
+    how = {"train": True, "rngs": {"dropout": jax.random.key(1)}}
+    rebuilt, layers = jax.eval_shape(lambda x: method.transformer.apply(params, x, **how), features.reshape(4, 16, -1))
+    assert rebuilt.dtype == jnp.float32
+    found = {name: str(layers[name].dtype) for name in ("input_proj", "enc0", "dec0")}
+    assert found == {"input_proj": "bfloat16", "enc0": "bfloat16", "dec0": "bfloat16"}
 
 
 @pytest.mark.slow
-def test_one_model_for_two_data_sets_reports_each_category_and_resumes_to_the_same_bits(tmp_path, monkeypatch, capsys):
+def test_one_model_for_two_data_sets_reports_each_category(tmp_path, capsys):
     elpv(tmp_path / "raw" / "elpv")
     magnetic_tile(tmp_path / "raw" / "tiles")
     settings = {
-        "backbone.name": "resnet18",
-        "backbone.weights": "random",
-        "backbone.taps": ("layer1", "layer3"),
-        "input.size": (64, 64),
-        "model.width": 16,
-        "model.heads": 2,
-        "model.encoder_layers": 1,
-        "model.decoder_layers": 1,
-        "train.epochs": 3,
+        **SMALL,
+        "train.epochs": 1,
         "train.batch_size": 4,
         "evaluation.batch_size": 4,
-        "checkpoint.every_steps": 2,
         "dataset.manual_dir": str(tmp_path / "raw"),
         "dataset.data_dir": str(tmp_path / "data"),
     }
     config = jaxad.load_config(f"{runs.ROOT}/configs/uniad.py:elpv+magnetic_tile", settings)
-    mixed, step = [], training.LossWatch.add
-
-    def watch(self, progress, index, metrics):
-        mixed.append({self.source.split.categories[i] for i in index})
-        step(self, progress, index, metrics)
-
-    with monkeypatch.context() as patch, pytest.warns(RuntimeWarning, match="without mono, poly"):
-        patch.setattr(training.LossWatch, "add", watch)
-        whole = jaxad.run(config, tmp_path / "whole")
-    assert max(map(len, mixed)) > 1
-    assert [r.category for r in whole] == ["mono", "poly", "magnetic_tile"]
-    assert [("AUPRO" in r.metrics, "I-AUROC" in r.metrics) for r in whole] == [(False, True)] * 2 + [(True, True)]
-    mean = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean"))
-    assert mean.split("|")[-2].strip() == f"{100 * whole[2].metrics['AUPRO']:.1f}"
-    assert float(mean.split("|")[2]) == pytest.approx(100 * np.mean([r.metrics["I-AUROC"] for r in whole]), abs=0.051)
-
-    save = Checkpoints.save
-
-    def save_and_stop(self, variables, state, progress):
-        save(self, variables, state, progress)
-        if progress.step == 4:
-            raise Interrupted
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        jaxad.run(config, tmp_path / "resumed")
     with pytest.warns(RuntimeWarning, match="without mono, poly"):
-        resumed = jaxad.run(config, tmp_path / "resumed")
-        again = jaxad.run(config, tmp_path / "whole", mode="evaluate")
-    ends = [
-        Checkpoints(tmp_path / name / "multi_class" / "checkpoints", read_only=True).restore()[0]
-        for name in ("whole", "resumed")
+        results = jaxad.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "multi_class" / "checkpoints").is_dir()
+    assert [r.category for r in results] == ["mono", "poly", "magnetic_tile"]
+    assert [("AUPRO" in r.metrics, "I-AUROC" in r.metrics) for r in results] == [(False, True)] * 2 + [(True, True)]
+    mean = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean"))
+    assert mean.split("|")[-2].strip() == f"{100 * results[2].metrics['AUPRO']:.1f}"
+    assert float(mean.split("|")[2]) == pytest.approx(100 * np.mean([r.metrics["I-AUROC"] for r in results]), abs=0.051)
+
+
+def test_the_neighbourhood_is_one_of_32_pixels_unless_it_is_given():
+    assert uniad.create(ADER, ("parts",)).neighbourhood == (8, 8)
+    assert uniad.create(OFFICIAL, ("parts",)).neighbourhood == (7, 7)
+    assert small(input_size=(64, 128)).neighbourhood == (2, 4)
+    assert small(neighbor_size=3).neighbourhood == (3, 3)
+
+
+def test_variants_hold_the_settings_of_the_two_codes():
+    ader, official = (uniad.create(config, ("parts",)) for config in (ADER, OFFICIAL))
+    sizes = [(m.grid, m.width, m.heads, m.encoder_layers, m.decoder_layers, m.feedforward) for m in (ader, official)]
+    assert sizes == [((16, 16), 256, 8, 4, 4, 1024), ((14, 14), 256, 8, 4, 4, 1024)]
+    assert [(m.epochs, m.drop_last, m.decay_biases, m.clip_norm) for m in (ader, official)] == [
+        (100, True, False, 5.0),
+        (1000, False, True, 0.1),
     ]
-    jax.tree.map(np.testing.assert_array_equal, *ends)
-    for results in (resumed, again):
-        assert [r.metrics for r in results] == [r.metrics for r in whole]
+    lite = uniad.create(config_uniad.get_config("magnetic_tile,lite"), ("parts",))
+    assert (lite.backbone.channels, lite.backbone.strides) == ((16, 24, 40, 112), (2, 4, 8, 16))
+    assert lite.normalization[0] == (127 / 255,) * 3
 
 
-def test_checkpoint_of_something_else_is_refused():
+def test_a_checkpoint_of_something_else_is_refused():
     with pytest.raises(UserError, match=r"weights of UniAD: no entry 'net_ad\."):
         small().transformer_from_torch({"net_ad.input_proj.weight": np.ones((16, 320), np.float32)})
 
@@ -317,17 +356,15 @@ def test_checkpoint_of_something_else_is_refused():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.image_score", "maximum", "expected one of max, mean, std"),
-        ("model.position", "sinus", "expected one of learned, sine. Did you mean 'sine'"),
         ("model.neighbor_size", 40, "config.model.neighbor_size is 40.*16x16 tokens nothing to look at"),
+        ("input.size", (16, 16), "config.model.neighbor_size is None.*1x1 tokens nothing to look at"),
         ("model.width", 250, "config.model.width is 250; expected a multiple of 4 and of config.model.heads, 8"),
-        ("model.dropout", 1.0, "config.model.dropout is 1.0; expected a number of at least 0 and at most 0.99"),
-        ("train.learning_rate_drop", 1.5, "config.train.learning_rate_drop is 1.5"),
-        ("train.epochs", 0, "config.train.epochs is 0; expected a whole number of at least 1"),
+        ("model.width", 12, "config.model.width is 12; expected a multiple of 4 and of config.model.heads, 8"),
+        ("model.heads", 3, "config.model.width is 256; expected a multiple of 4 and of config.model.heads, 3"),
     ],
 )
-def test_wrong_config_values_name_the_field(field, value, message):
-    config = config_ader.get_config()
+def test_values_that_do_not_fit_each_other_name_their_fields(field, value, message):
+    config = config_uniad.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        uniad.create(config)
+        uniad.create(config, ("parts",))

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from jaxad.errors import UserError
-from jaxad.metrics import curves, evaluate, label_regions, rank_pixels, split_pixels
+from jaxad.metrics import GroundTruth, compute, curves, overlap_profile, rank_images, rank_pixels, regions, truth
 
 IMAGE = ["I-AUROC", "I-AP", "I-F1max"]
 PIXEL = ["P-AUROC", "P-AP", "P-F1max", "AUPRO"]
 MODES = ["exact", "ader", "ader_steps"]
+
+
+def values(maps, masks, scores, labels, *, valid=None, has_mask=None, **settings) -> dict[str, float]:
+    return compute(maps, scores, GroundTruth(labels, masks, valid, has_mask), **settings)
 
 
 @pytest.fixture
@@ -32,13 +36,13 @@ def no_other_warning():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_seven_fractions(test_set, mode):
-    result = evaluate(*test_set, mode=mode)
+    result = values(*test_set, mode=mode)
     assert list(result) == IMAGE + PIXEL
     assert all(isinstance(value, float) and 0 <= value <= 1 for value in result.values())
 
 
 def test_aders_modes_differ_from_the_exact_values_but_little(test_set):
-    exact, ader, steps = (evaluate(*test_set, mode=mode) for mode in MODES)
+    exact, ader, steps = (values(*test_set, mode=mode) for mode in MODES)
     assert steps["P-AUROC"] == exact["P-AUROC"] and steps["P-AP"] == exact["P-AP"]
     assert ader["P-AUROC"] != exact["P-AUROC"]
     assert ader["P-F1max"] == steps["P-F1max"] <= exact["P-F1max"]
@@ -49,8 +53,8 @@ def test_aders_modes_differ_from_the_exact_values_but_little(test_set):
 def test_ader_scores_an_image_by_its_maximum_and_labels_it_by_its_mask(test_set):
     maps, masks, _, _ = test_set
     wrong_scores, wrong_labels = np.zeros(6, np.float32), np.array([True] + [False] * 5)
-    expected = evaluate(maps, None, maps.max(axis=(1, 2)), masks.any(axis=(1, 2)))
-    found = evaluate(maps, masks, wrong_scores, wrong_labels, mode="ader")
+    expected = values(maps, None, maps.max(axis=(1, 2)), masks.any(axis=(1, 2)))
+    found = values(maps, masks, wrong_scores, wrong_labels, mode="ader")
     assert {metric: found[metric] for metric in IMAGE} == expected
 
 
@@ -59,16 +63,16 @@ def test_ader_takes_an_image_of_unknown_truth_for_a_normal_one(test_set):
     has_mask = np.array([True, True, False, True, True, True])
     emptied = masks & has_mask[:, None, None]
     for mode in ("ader", "ader_steps"):
-        found = evaluate(maps, masks, scores, labels, has_mask=has_mask, mode=mode)
-        assert found == evaluate(maps, emptied, scores, labels, mode=mode)
+        found = values(maps, masks, scores, labels, has_mask=has_mask, mode=mode)
+        assert found == values(maps, emptied, scores, labels, mode=mode)
 
 
 def test_exact_leaves_images_of_unknown_truth_out_of_the_pixel_metrics_only(test_set):
     maps, masks, scores, labels = test_set
     has_mask = np.array([True, True, False, True, True, True])
-    found = evaluate(maps, masks, scores, labels, has_mask=has_mask)
-    kept = evaluate(maps[has_mask], masks[has_mask], scores[has_mask], labels[has_mask])
-    every = evaluate(*test_set)
+    found = values(maps, masks, scores, labels, has_mask=has_mask)
+    kept = values(maps[has_mask], masks[has_mask], scores[has_mask], labels[has_mask])
+    every = values(*test_set)
     assert all(found[metric] == kept[metric] for metric in PIXEL)
     assert all(found[metric] == every[metric] for metric in IMAGE)
 
@@ -81,7 +85,7 @@ def test_padding_never_counts(test_set, mode, filling):
     valid[:, 3:27, 2:22] = True
     padded_maps, padded_masks = np.full(valid.shape, filling, np.float32), np.ones(valid.shape, bool)
     padded_maps[valid], padded_masks[valid] = maps.ravel(), masks.ravel()
-    assert evaluate(padded_maps, padded_masks, scores, labels, valid=valid, mode=mode) == evaluate(*test_set, mode=mode)
+    assert values(padded_maps, padded_masks, scores, labels, valid=valid, mode=mode) == values(*test_set, mode=mode)
 
 
 @pytest.mark.parametrize("filling", [-1e6, 1e6, np.nan])
@@ -91,27 +95,41 @@ def test_pooled_image_scores_see_no_padding(test_set, filling):
     valid[:, 3:27, 2:22] = True
     padded_maps, padded_masks = np.full(valid.shape, filling, np.float32), np.zeros(valid.shape, bool)
     padded_maps[valid], padded_masks[valid] = maps.ravel(), masks.ravel()
-    found = evaluate(padded_maps, padded_masks, scores, labels, valid=valid, mode="ader", pooling=5)
-    assert found == evaluate(*test_set, mode="ader", pooling=5)
+    found = values(padded_maps, padded_masks, scores, labels, valid=valid, mode="ader", pooling=5)
+    assert found == values(*test_set, mode="ader", pooling=5)
     with pytest.raises(UserError, match=r"image 0: .* no window of 23 x 23 pixels without padding"):
-        evaluate(padded_maps, padded_masks, scores, labels, valid=valid, mode="ader", pooling=23)
+        values(padded_maps, padded_masks, scores, labels, valid=valid, mode="ader", pooling=23)
 
 
-def test_regions_and_ranking_made_before_give_the_same(test_set):
-    maps, masks, _, _ = test_set
-    regions = label_regions(masks)
-    ranking = rank_pixels(split_pixels(maps, masks, regions=regions))
+@pytest.mark.parametrize("mode", MODES)
+def test_the_regions_are_labelled_once_for_curves_metrics_and_profile(test_set, mode, monkeypatch):
+    maps, masks, scores, labels = test_set
+    has_mask = np.array([True, True, False, True, True, True])
+    expected = values(*test_set, has_mask=has_mask, mode=mode)
+    labelled = []
+    monkeypatch.setattr(truth, "label_regions", lambda *a, **k: labelled.append(a) or regions.label_regions(*a, **k))
+    known = GroundTruth(labels, masks, has_mask=has_mask)
+    ranking = rank_pixels(maps, known)
+    assert ranking is not None
+    assert curves(ranking).pro is not None and curves(rank_images(scores, known.labels)).pro is None
+    assert compute(maps, scores, known, mode=mode, name="bracket", pixel_ranking=ranking) == expected
+    overlap_profile(maps, known)
+    assert len(labelled) == 1
+
+
+def test_a_ranking_made_before_is_used_by_the_exact_mode_alone(test_set):
+    maps, masks, _, labels = test_set
+    other = rank_pixels(-maps, GroundTruth(labels, masks))
     for mode in MODES:
-        assert evaluate(*test_set, mode=mode, regions=regions) == evaluate(*test_set, mode=mode)
-    assert evaluate(*test_set, regions=regions, pixel_ranking=ranking) == evaluate(*test_set)
-    assert curves(ranking).pro is not None
+        found = values(*test_set, mode=mode, pixel_ranking=other)
+        assert (found["AUPRO"] != values(*test_set, mode=mode)["AUPRO"]) == (mode == "exact")
 
 
 def test_without_masks_there_are_no_pixel_metrics(test_set):
     maps, masks, scores, labels = test_set
     for mode in MODES:
-        assert list(evaluate(maps, None, scores, labels, mode=mode)) == IMAGE
-        assert list(evaluate(maps, masks, scores, labels, has_mask=np.zeros(6, bool), mode=mode)) == IMAGE
+        assert list(values(maps, None, scores, labels, mode=mode)) == IMAGE
+        assert list(values(maps, masks, scores, labels, has_mask=np.zeros(6, bool), mode=mode)) == IMAGE
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,7 +139,7 @@ def test_one_class_is_nan_with_one_warning_that_names_the_category(mode, defecti
     maps = rng.random((3, 8, 8), dtype=np.float32)
     masks = np.full(maps.shape, defective)
     with pytest.warns(RuntimeWarning) as caught:
-        result = evaluate(maps, masks, maps.max(axis=(1, 2)), np.full(3, defective), mode=mode, name="bracket")
+        result = values(maps, masks, maps.max(axis=(1, 2)), np.full(3, defective), mode=mode, name="bracket")
     assert list(result) == IMAGE + PIXEL
     assert all(np.isnan(value) for value in result.values())
     assert len(caught) == 1
@@ -132,15 +150,15 @@ def test_one_class_is_nan_with_one_warning_that_names_the_category(mode, defecti
 def test_defects_whose_masks_are_empty_leave_the_image_metrics_alone(test_set):
     maps, masks, scores, labels = test_set
     with pytest.warns(RuntimeWarning, match="P-AUROC, P-AP, P-F1max, AUPRO cannot be computed") as caught:
-        result = evaluate(maps, np.zeros_like(masks), scores, labels)
+        result = values(maps, np.zeros_like(masks), scores, labels)
     assert len(caught) == 1
-    assert {metric: result[metric] for metric in IMAGE} == evaluate(maps, None, scores, labels)
+    assert {metric: result[metric] for metric in IMAGE} == values(maps, None, scores, labels)
 
 
 def test_constant_maps_have_the_values_of_chance(test_set):
     _, masks, _, labels = test_set
     maps = np.full(masks.shape, 0.25, np.float32)
-    result = evaluate(maps, masks, np.ones(6), labels)
+    result = values(maps, masks, np.ones(6), labels)
     share = masks.mean()
     assert result["P-AUROC"] == result["I-AUROC"] == 0.5
     assert result["P-AP"] == pytest.approx(share)
@@ -152,7 +170,7 @@ def test_constant_maps_have_the_values_of_chance(test_set):
 def test_aders_areas_of_constant_maps_are_nan_with_one_warning(test_set, mode):
     _, masks, scores, labels = test_set
     with pytest.warns(RuntimeWarning, match="AUPRO.*not constant") as caught:
-        result = evaluate(np.full(masks.shape, 0.25, np.float32), masks, scores, labels, mode=mode)
+        result = values(np.full(masks.shape, 0.25, np.float32), masks, scores, labels, mode=mode)
     assert len(caught) == 1
     assert np.isnan(result["AUPRO"]) and np.isnan(result["P-F1max"]) and result["I-AUROC"] == 0.5
 
@@ -163,39 +181,62 @@ def test_a_map_or_score_that_is_not_finite_is_an_error_with_the_images_index(tes
     broken = maps.copy()
     broken[4, 3, 3] = bad
     with pytest.raises(UserError, match="bracket: the anomaly map of image 4 "):
-        evaluate(broken, masks, scores, labels, name="bracket")
+        values(broken, masks, scores, labels, name="bracket")
     broken = scores.copy()
     broken[5] = bad
     with pytest.raises(UserError, match=r"bracket: the score of image 5 is -?(nan|inf)"):
-        evaluate(maps, masks, broken, labels, name="bracket")
+        values(maps, masks, broken, labels, name="bracket")
 
 
 def test_settings_that_do_not_fit_are_one_clear_line(test_set):
     with pytest.raises(UserError, match="mode is 'adr', expected one of exact, ader, ader_steps"):
-        evaluate(*test_set, mode="adr")  # pyright: ignore[reportArgumentType]
+        values(*test_set, mode="adr")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="pooling is 16 in mode 'exact'"):
-        evaluate(*test_set, pooling=16)
+        values(*test_set, pooling=16)
 
 
 def test_shapes_that_do_not_fit_name_the_argument(test_set):
     maps, masks, scores, labels = test_set
-    with pytest.raises(ValueError, match=r"masks has shape \(6, 23, 20\), expected \(6, 24, 20\)"):
-        evaluate(maps, masks[:, 1:], scores, labels)
-    with pytest.raises(ValueError, match=r"labels has shape \(5,\), expected \(6,\)"):
-        evaluate(maps, masks, scores, labels[1:])
+    with pytest.raises(ValueError, match=r"shape of maps is \(6, 24, 20\), expected \(6, 23, 20\)"):
+        values(maps, masks[:, 1:], scores, labels)
+    with pytest.raises(ValueError, match=r"shape of maps is \(6, 24, 20\), expected \(5, 24, 20\)"):
+        values(maps, None, scores[1:], labels[1:])
+    with pytest.raises(ValueError, match=r"shape of maps is \(6, 24, 19\), expected \(6, 24, 20\)"):
+        rank_pixels(maps[..., 1:], GroundTruth(labels, masks))
+    with pytest.raises(ValueError, match=r"shape of scores is \(5,\), expected \(6,\)"):
+        values(maps, masks, scores[1:], labels)
+    with pytest.raises(ValueError, match=r"shape of masks is \(6, 24, 20\), expected one map for each of 5 images"):
+        GroundTruth(labels[1:], masks)
+    with pytest.raises(ValueError, match=r"shape of valid is \(6, 24, 19\), expected \(6, 24, 20\)"):
+        GroundTruth(labels, masks, valid=masks[..., 1:])
+    with pytest.raises(ValueError, match=r"shape of has_mask is \(5,\), expected one value for each of 6 images"):
+        GroundTruth(labels, masks, has_mask=labels[1:])
+    with pytest.raises(ValueError, match=r"shape of labels is \(6, 24, 20\), expected one label per image"):
+        GroundTruth(masks)
+
+
+def test_without_a_mask_there_is_nothing_to_rank(test_set):
+    maps, masks, _, labels = test_set
+    for known in (GroundTruth(labels), GroundTruth(labels, masks, has_mask=np.zeros(6, bool))):
+        assert known.masks is None
+        assert rank_pixels(maps, known) is None
+        with pytest.raises(ValueError, match="no image of the test set has a mask"):
+            overlap_profile(maps, known)
+        with pytest.raises(ValueError, match="no image of the test set has a mask"):
+            _ = known.regions
 
 
 def test_half_precision_maps_and_integer_masks_are_accepted(test_set):
     maps, masks, scores, labels = test_set
     half = maps.astype(np.float16)
-    expected = evaluate(half.astype(np.float32), masks, scores, labels)
-    assert evaluate(half, masks.astype(np.uint8) * 255, scores, labels.astype(int)) == expected  # pyright: ignore
+    expected = values(half.astype(np.float32), masks, scores, labels)
+    assert values(half, masks.astype(np.uint8) * 255, scores, labels.astype(int)) == expected  # pyright: ignore
 
 
 def test_the_arguments_are_left_as_they_were(test_set):
     before = [array.copy() for array in test_set]
     for mode in MODES:
-        evaluate(*test_set, mode=mode)
+        values(*test_set, mode=mode)
     for array, copy in zip(test_set, before, strict=True):
         np.testing.assert_array_equal(array, copy)
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from jaxad.metrics import ader, label_regions, rank_pixels, split_pixels
-from jaxad.metrics.ranking import aupro, auroc, average_precision, f1_max
+from jaxad.metrics import GroundTruth, ader, label_regions, rank_pixels
+from jaxad.metrics.ranking import aupro, auroc, average_precision, f1_max, split_pixels
 from tests.golden.load import cases, load
 
 
@@ -30,21 +30,21 @@ def compute(key: str, maps: np.ndarray, masks: np.ndarray):
     group, name = key.split("/", 1)
     if group == "check":
         return CHECKS[name](maps, masks)
-    pixels = split_pixels(maps, masks)
+    truth = GroundTruth(masks.any(axis=(1, 2)), masks)
     if group == "exact":
-        return EXACT[name](rank_pixels(pixels))
+        return EXACT[name](rank_pixels(maps, truth))
     if match := re.fullmatch(r"aupro/(?:mvtec_official|anomalib)_([\d.]+)", key):
-        return aupro(rank_pixels(pixels), float(match[1]))
+        return aupro(rank_pixels(maps, truth), float(match[1]))
     if match := re.fullmatch(r"aupro/mvtec3d_(\d+)", key):
-        return ader.ranked_aupro(pixels, int(match[1]))
+        return ader.ranked_aupro(split_pixels(maps, truth), int(match[1]))
     if match := re.fullmatch(r"adeval(\d+)", group):
-        return dict(zip(ADEVAL, ader.strip_areas(pixels, int(match[1]), cuda=False), strict=True))[name]
+        areas = ader.strip_areas(split_pixels(maps, truth), int(match[1]), cuda=False)
+        return dict(zip(ADEVAL, areas, strict=True))[name]
     if match := re.fullmatch(r"ader/mAUPRO_px_step(\d+)", key):
-        return ader.stepped_aupro(pixels, int(match[1]))
+        return ader.stepped_aupro(split_pixels(maps, truth), int(match[1]))
     if match := re.fullmatch(r"ader(?:_pool(\d+))?(_adeval)?", group):
-        scores = ader.image_scores(maps, pooling=int(match[1]) if match[1] else None)
-        metrics = ader.image_metrics(scores, masks.any(axis=(1, 2)))
-        return (metrics | ader.pixel_metrics(pixels, adeval=bool(match[2])))[name]
+        metrics = ader.image_metrics(maps, truth, pooling=int(match[1]) if match[1] else None)
+        return (metrics | ader.pixel_metrics(maps, truth, adeval=bool(match[2])))[name]
     raise KeyError(f"no metric of the project is known for {key!r}")
 
 

@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from jaxad.metrics import curves, label_regions, rank_images, rank_pixels, ranking, split_pixels
+from jaxad.metrics import GroundTruth, Ranking, curves, label_regions, rank_images, rank_pixels, ranking
 from jaxad.metrics.ranking import area_to_limit, aupro, auroc, average_precision, f1_max
+
+
+def ranked(maps, masks, **known) -> Ranking:
+    found = rank_pixels(maps, GroundTruth(masks.any(axis=(1, 2)), masks, **known))
+    assert found is not None
+    return found
 
 
 @st.composite
@@ -58,7 +64,7 @@ def aupro_over_every_threshold(maps, masks, limit):
 @given(maps_and_masks())
 def test_pixel_areas_equal_scikit_learn_with_ties(case):
     maps, masks = case
-    found = rank_pixels(split_pixels(maps, masks))
+    found = ranked(maps, masks)
     labels, scores = masks.ravel(), maps.ravel()
     assert auroc(found) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     assert average_precision(found) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
@@ -69,9 +75,7 @@ def test_pixel_areas_equal_scikit_learn_with_ties(case):
 @given(maps_and_masks(), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
 def test_aupro_equals_the_definition(case, limit):
     maps, masks = case
-    assert aupro(rank_pixels(split_pixels(maps, masks)), limit) == pytest.approx(
-        aupro_over_every_threshold(maps, masks, limit), abs=1e-12
-    )
+    assert aupro(ranked(maps, masks), limit) == pytest.approx(aupro_over_every_threshold(maps, masks, limit), abs=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
@@ -90,24 +94,24 @@ def test_image_areas_equal_scikit_learn(samples):
 def test_padding_and_images_of_unknown_truth_leave_no_trace(case, data):
     maps, masks = case
     valid = data.draw(hnp.arrays(np.bool_, maps.shape))
-    has_mask = data.draw(hnp.arrays(np.bool_, len(maps)))
-    found = rank_pixels(split_pixels(maps, masks, valid=valid, has_mask=has_mask))
+    has_mask = data.draw(hnp.arrays(np.bool_, len(maps)).filter(np.any))
+    found = ranked(maps, masks, valid=valid, has_mask=has_mask)
     counted = valid & has_mask[:, None, None]
     assert (found.normal, found.anomalous) == (np.sum(counted & ~masks), np.sum(counted & masks))
     if not found.one_class:
         assert auroc(found) == pytest.approx(roc_auc_score(masks[counted], maps[counted]), abs=1e-12)
         other = np.where(counted, maps, 99.0).astype(maps.dtype)
-        again = rank_pixels(split_pixels(other, masks & counted, valid=valid, has_mask=has_mask))
+        again = ranked(other, masks & counted, valid=valid, has_mask=has_mask)
         assert aupro(again) == aupro(found)
 
 
 def test_the_block_size_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     maps, masks = rng.integers(0, 50, (7, 8, 8)).astype(np.float32), rng.random((7, 8, 8)) < 0.2
-    whole = rank_pixels(split_pixels(maps, masks))
+    whole = ranked(maps, masks)
     for pixels in (1, 130):
         monkeypatch.setattr(ranking, "BLOCK_PIXELS", pixels)
-        blocks = rank_pixels(split_pixels(maps, masks))
+        blocks = ranked(maps, masks)
         np.testing.assert_array_equal(blocks.false_positives, whole.false_positives)
         np.testing.assert_array_equal(blocks.false_positives_above, whole.false_positives_above)
         assert blocks.normal == whole.normal
@@ -118,7 +122,7 @@ def test_counts_beyond_what_float32_can_hold_stay_exact():
     masks = np.zeros(maps.shape, bool)
     masks[0, 0, 0] = maps[0, 0, 0] = True
     maps[0, 0, 1] = 1.0
-    found = rank_pixels(split_pixels(maps, masks))
+    found = ranked(maps, masks)
     normal = 4200 * 4200 - 1
     assert normal > 2**24 and found.normal == normal
     assert auroc(found) == 1 - 0.5 / normal
@@ -128,7 +132,7 @@ def test_a_map_that_is_not_contiguous_gives_the_same():
     rng = np.random.default_rng(1)
     maps, masks = rng.random((3, 6, 5), dtype=np.float32), rng.random((3, 6, 5)) < 0.3
     transposed = np.ascontiguousarray(maps.transpose(2, 1, 0)).transpose(2, 1, 0)
-    assert aupro(rank_pixels(split_pixels(transposed, masks))) == aupro(rank_pixels(split_pixels(maps, masks)))
+    assert aupro(ranked(transposed, masks)) == aupro(ranked(maps, masks))
 
 
 def test_corners_join_regions_only_with_8_neighbours():
@@ -175,7 +179,7 @@ def test_long_curves_are_thinned_to_500_points_and_keep_their_area():
     masks = np.zeros((4, 100, 100), bool)
     masks[1:, 20:60, 30:80] = True
     maps = (rng.standard_normal(masks.shape) + masks).astype(np.float32)
-    found = rank_pixels(split_pixels(maps, masks))
+    found = ranked(maps, masks)
     assert len(found.thresholds) > 5000
     thin = curves(found)
     for x, y in ((thin.fpr, thin.tpr), (thin.recall, thin.precision), (thin.pro_fpr, thin.pro)):

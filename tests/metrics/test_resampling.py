@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxad.metrics import rank_images, rank_pixels, split_pixels
+from jaxad.metrics import GroundTruth, rank_images, rank_pixels
 from jaxad.metrics.ranking import aupro, auroc
 from jaxad.metrics.resampling import interval, overlap_profile, resample, resampled_aupro, resampled_auroc
 
@@ -37,6 +37,10 @@ def test_images_of_one_kind_have_no_area(label):
     assert np.isnan(resampled_auroc(np.arange(6.0), labels, resample(labels, 3, np.random.default_rng(0)))).all()
 
 
+def truth_of(masks, **known):
+    return GroundTruth(masks.any(axis=(1, 2)), masks, **known)
+
+
 def maps_and_masks(images, size, seed):
     """Smooth maps, one or two defects in every other image, found more or less well."""
     draw = np.random.default_rng(seed)
@@ -54,12 +58,12 @@ def maps_and_masks(images, size, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_resampled_aupro_is_that_of_the_images_drawn(seed):
     maps, masks = maps_and_masks(30, 48, seed)
-    labels, valid, has_mask = masks.any((1, 2)), np.ones(maps.shape, bool), np.ones(30, bool)
-    profile = overlap_profile(maps, masks, valid, has_mask)
-    counts = np.vstack([np.ones(30, int), resample(labels, 6, np.random.default_rng(seed))])
+    truth = truth_of(masks)
+    profile = overlap_profile(maps, truth)
+    counts = np.vstack([np.ones(30, int), resample(truth.labels, 6, np.random.default_rng(seed))])
     for times, area in zip(counts, resampled_aupro(profile, counts), strict=True):
         drawn = np.repeat(np.arange(30), times)
-        assert area == pytest.approx(aupro(rank_pixels(split_pixels(maps[drawn], masks[drawn]))), abs=1e-3)
+        assert area == pytest.approx(aupro(rank_pixels(maps[drawn], truth_of(masks[drawn]))), abs=1e-3)
 
 
 def test_padding_and_images_of_unknown_truth_do_not_count():
@@ -67,19 +71,19 @@ def test_padding_and_images_of_unknown_truth_do_not_count():
     valid, has_mask = np.ones(maps.shape, bool), np.arange(12) < 10
     valid[:, :, 28:] = False
     masks &= valid
-    profile = overlap_profile(maps, masks, valid, has_mask)
+    truth = truth_of(masks, valid=valid, has_mask=has_mask)
+    profile = overlap_profile(maps, truth)
     maps[:, :, 28:], maps[10:] = 99.0, 99.0
-    again = overlap_profile(maps, masks, valid, has_mask)
+    again = overlap_profile(maps, truth)
     ones = np.ones((1, 12), int)
     assert resampled_aupro(again, ones) == resampled_aupro(profile, ones)
-    kept = split_pixels(maps, masks, valid=valid, has_mask=has_mask)
-    assert resampled_aupro(profile, ones)[0] == pytest.approx(aupro(rank_pixels(kept)), abs=1e-3)
+    assert resampled_aupro(profile, ones)[0] == pytest.approx(aupro(rank_pixels(maps, truth)), abs=1e-3)
 
 
 def test_a_resample_without_a_region_has_no_aupro():
     maps, masks = maps_and_masks(6, 32, 2)
-    profile = overlap_profile(maps, masks, np.ones(maps.shape, bool), np.ones(6, bool))
+    profile = overlap_profile(maps, truth_of(masks))
     counts = np.array([[0, 2, 0, 2, 0, 2], [1, 1, 1, 1, 1, 1]])
     assert np.isnan(resampled_aupro(profile, counts)).tolist() == [True, False]
-    blank = overlap_profile(maps, np.zeros_like(masks), np.ones(maps.shape, bool), np.ones(6, bool))
+    blank = overlap_profile(maps, truth_of(np.zeros_like(masks)))
     assert np.isnan(resampled_aupro(blank, counts)).all()

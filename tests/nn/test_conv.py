@@ -100,3 +100,30 @@ def test_transposed_convolution_equals_torch():
         [[-0.75, -2.0, -3.25], [2.5, 2.25, 0.75], [-4.5, -2.0, -0.75], [0.75, 1.0, 0.0]],
     ]
     np.testing.assert_allclose(np.transpose(y, (0, 3, 1, 2))[0, :, :, ::2], want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        conv.Conv(6, 3, stride=2, padding="SAME"),
+        conv.Conv(4, 3, padding=1, groups=4),
+        conv.Conv(4, 3, padding=1, groups=2),
+        conv.ConvTranspose(6, 3, stride=2, padding=1, output_padding=1),
+        conv.ConvTranspose(6, 2, stride=2),
+    ],
+    ids=["plain", "depthwise", "grouped", "transposed", "transposed without overlap"],
+)
+def test_convolutions_compute_in_the_type_of_their_input_with_float32_parameters(module):
+    x = jnp.asarray(random((2, 8, 8, 4)))
+    variables = module.init(jax.random.key(0), x.astype(jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    y, want = module.apply(variables, x.astype(jnp.bfloat16)), module.apply(variables, x)
+    assert (y.dtype, want.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(y.astype(jnp.float32), want, atol=0.02)
+
+
+def test_shifted_multiples_are_summed_in_float32():
+    x, k = jnp.full((1, 7, 7, 1), 1.0, jnp.bfloat16), jnp.full((7, 7, 1, 1), 0.00390625, jnp.bfloat16).at[0, 0].set(1)
+    y = conv._shifted_multiples(x, k, 1, ((0, 0), (0, 0)))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y.ravel(), jnp.bfloat16(1 + 48 / 256))

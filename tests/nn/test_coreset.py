@@ -18,7 +18,7 @@ from tests.golden.load import cases, load
 
 
 def plain_loop(points: np.ndarray, initial: np.ndarray, size: int) -> np.ndarray:
-    """The algorithm as written, one pass over all rows a pick, in float32."""
+    """The algorithm as written, with one pass over all rows per pick, in float32."""
     norms, anchor, picks = (points * points).sum(1), np.array(initial, np.float32), []
     for _ in range(size):
         picks.append(int(anchor.argmax()))
@@ -28,7 +28,7 @@ def plain_loop(points: np.ndarray, initial: np.ndarray, size: int) -> np.ndarray
 
 
 def grid_points(n: int, dim: int, values: int, seed: int = 0) -> np.ndarray:
-    """Points with small integer coordinates: many duplicates and ties, and exact sums."""
+    """Points with small integer coordinates, so that duplicates and ties are many and sums exact."""
     return np.random.default_rng(seed).integers(0, values, (n, dim)).astype(np.float32)
 
 
@@ -138,7 +138,7 @@ def test_progress_counts_up_to_the_size():
 
 
 def test_distances_are_the_same_bits_for_one_point_and_for_pairs():
-    """Distances are made in two shapes: one point against the active set, and each row against its own candidate."""
+    """Distances are computed in two shapes: one point to the active set, and each row to its own candidate."""
     rows = jnp.asarray(clustered(777, 152)) + 2
     columns, norms = coreset._columns(rows), coreset._squared_norms(rows)
     one = jax.jit(coreset._distance)(columns, norms, columns[:, 5], norms[5])

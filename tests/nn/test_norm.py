@@ -4,6 +4,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxad.nn.norm import BatchNorm, LayerNorm
 
@@ -43,8 +44,22 @@ def test_batch_norm_starts_from_unit_statistics_whatever_the_first_batch():
     np.testing.assert_array_equal(variables["batch_stats"]["var"], [1, 1])
 
 
-def test_batch_norm_returns_the_type_it_was_given():
-    assert BatchNorm().apply(VARIABLES, X.astype(jnp.bfloat16), train=False).dtype == jnp.bfloat16
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_returns_the_type_it_was_given_and_keeps_float32_statistics(train):
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (500, 2)), jnp.bfloat16)
+    assert float32_leaves(BatchNorm().init(jax.random.key(0), x, train=train))
+    (y, updated), (want, want_updated) = (
+        BatchNorm().apply(VARIABLES, values, train=train, mutable=["batch_stats"])
+        for values in (x, x.astype(jnp.float32))
+    )
+    assert (y.dtype, want.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_array_equal(y, want.astype(jnp.bfloat16))
+    assert float32_leaves(updated)
+    jax.tree.map(np.testing.assert_array_equal, updated, want_updated)
+
+
+def float32_leaves(tree) -> bool:
+    return {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
 
 
 SHARDED = """
@@ -76,3 +91,24 @@ def test_layer_norm_equals_torch():
     norm = LayerNorm()
     y = norm.apply(norm.init(jax.random.key(0), x), x)
     np.testing.assert_allclose(y, [-1.0186932, -0.64825934, 0.092608385, 1.5743439], rtol=1e-5)
+
+
+def test_layer_norm_scales_and_shifts_and_keeps_its_digits_far_from_zero():
+    x = np.random.default_rng(0).normal(1000, 0.01, (3, 64)).astype(np.float32)
+    params = {"scale": np.linspace(0.5, 2, 64, dtype=np.float32), "bias": np.linspace(-1, 1, 64, dtype=np.float32)}
+    y = LayerNorm(epsilon=1e-12).apply({"params": params}, x)
+    wide = x.astype(np.float64)
+    normal = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
+    np.testing.assert_allclose(y, normal * params["scale"] + params["bias"], atol=0.02)
+
+
+def test_layer_norm_returns_the_type_it_was_given_or_told():
+    x = jax.random.normal(jax.random.key(0), (4, 6, 32), jnp.bfloat16)
+    norm = LayerNorm()
+    variables = norm.init(jax.random.key(1), x)
+    assert float32_leaves(variables)
+    y, want = norm.apply(variables, x), norm.apply(variables, x.astype(jnp.float32))
+    assert (y.dtype, want.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_array_equal(y, want.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(LayerNorm(dtype="float32").apply(variables, x), want)
+    assert LayerNorm(dtype="bfloat16").apply(variables, want).dtype == jnp.bfloat16

@@ -6,6 +6,7 @@ import pytest
 
 from jaxad.errors import UserError
 from jaxad.nn.conv import Conv, ConvTranspose
+from jaxad.nn.linear import Dense
 from jaxad.nn.norm import BatchNorm
 from jaxad.nn.torch_layout import from_state_dict, to_state_dict
 
@@ -14,7 +15,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = BatchNorm(name="bn_0")(Conv(4, 3, name="conv_0")(x), train=False)
-        return nn.Dense(5, name="fc")(ConvTranspose(3, 2, name="up")(x))
+        return Dense(5, name="fc")(ConvTranspose(3, 2, name="up")(x))
 
 
 SHAPES = jax.eval_shape(Net().init, jax.random.key(0), jnp.zeros((1, 8, 8, 2)))

@@ -3,8 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxad.nn.transformer import Dropout, MultiheadAttention, neighbour_mask, sine_position
+from jaxad.nn.transformer import (
+    Dropout,
+    EncoderLayer,
+    LearnedPosition,
+    MultiheadAttention,
+    neighbour_mask,
+    sine_position,
+)
 
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean_at_odd_widths_too():
@@ -32,6 +40,53 @@ def test_a_query_of_batch_one_serves_the_batch_and_blocked_keys_do_not_count():
     change = np.asarray(apply(query, memory.at[:, 2:].add(1.0)) - together)
     np.testing.assert_allclose(change[:, 1], 0.0, atol=1e-6)
     assert np.abs(change[:, [0, 2]]).min(-1).max() > 1e-3
+
+
+def test_dropout_keeps_the_type_and_drops_the_same_elements():
+    x, rngs = jnp.ones((30, 41)), {"dropout": jax.random.key(0)}
+    dropped = Dropout(0.5).apply({}, x.astype(jnp.bfloat16), True, rngs=rngs)
+    assert dropped.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(dropped, Dropout(0.5).apply({}, x, True, rngs=rngs))
+
+
+def test_logits_are_float32_whatever_the_input():
+    """256 and 257 are the same number in bfloat16."""
+    identity = np.eye(4, dtype=np.float32)
+    params = {
+        "in_proj_kernel": np.tile(identity, 3),
+        "in_proj_bias": np.zeros(12, np.float32),
+        "out_proj": {"kernel": identity, "bias": np.zeros(4, np.float32)},
+    }
+    query, key = jnp.array([[[32, 2, 0, 0]]]), jnp.array([[[16, 0, 0, 0], [16, 1, 0, 0]]])
+    value = jnp.array([[[0, 0, 0, 0], [1, 1, 1, 1]]])
+    parts = [part.astype(jnp.bfloat16) for part in (query, key, value)]
+    y = MultiheadAttention(1).apply({"params": params}, *parts, np.zeros((1, 2), bool))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), 1 / (1 + np.exp(-1)), rtol=4e-3)
+
+
+@pytest.mark.parametrize("position", [sine_position((3, 3), 16), jax.random.normal(jax.random.key(4), (9, 16))])
+def test_an_encoder_layer_computes_in_the_type_of_its_input_with_float32_parameters(position):
+    layer = EncoderLayer(heads=2, feedforward=32, dropout=0.1)
+    x, blocked = jax.random.normal(jax.random.key(0), (2, 9, 16)), neighbour_mask((3, 3), (1, 1))
+    variables = layer.init(jax.random.key(1), x.astype(jnp.bfloat16), position, blocked, False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    for train in (False, True):
+        y, want = (
+            layer.apply(variables, values, position, blocked, train, rngs={"dropout": jax.random.key(2)})
+            for values in (x.astype(jnp.bfloat16), x)
+        )
+        assert (y.dtype, want.dtype) == (jnp.bfloat16, jnp.float32)
+        np.testing.assert_allclose(y.astype(jnp.float32), want, atol=0.06)
+
+
+def test_learned_positions_hold_the_column_first_and_then_the_row():
+    module = LearnedPosition((3, 4), 16)
+    variables = module.init(jax.random.key(0))
+    position = module.apply(variables).reshape(3, 4, 16)
+    params = variables["params"]
+    np.testing.assert_array_equal(position[2, 1, :8], params["col_embed"]["embedding"][1])
+    np.testing.assert_array_equal(position[2, 1, 8:], params["row_embed"]["embedding"][2])
 
 
 def test_neighbourhood_reaches_half_its_size_along_each_axis():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxad.metrics import curves, evaluate, rank_images, rank_pixels, split_pixels
+from jaxad.metrics import GroundTruth, compute, curves, rank_images, rank_pixels
 from jaxad.report.category import Case, CategoryResult, choose_cases
 
 SIZE = 16
@@ -13,22 +13,25 @@ def category(
     *,
     masks: bool = True,
     threshold: float | None = 0.6,
+    no_threshold: str = "",
     ids: list[str] | None = None,
     seed: int = 0,
 ):
     """Ten images, four of them defective, some on the wrong side of the threshold."""
     random = np.random.default_rng(seed)
     labels = np.arange(10) >= 6
-    truth = np.zeros((10, SIZE, SIZE), bool)
-    truth[6:, 4:8, 4:9] = True
-    maps = random.random((10, SIZE, SIZE)).astype(np.float32) * 0.5 + 0.4 * truth
+    defects = np.zeros((10, SIZE, SIZE), bool)
+    defects[6:, 4:8, 4:9] = True
+    truth = GroundTruth(labels, defects if masks else None)
+    maps = random.random((10, SIZE, SIZE)).astype(np.float32) * 0.5 + 0.4 * defects
     maps[0, 2, 2] = 0.95
     maps[9] *= 0.5
     scores = maps.reshape(10, -1).max(1)
     ids = ids or [f"{name}/{index}.png" for index in range(10)]
     drawn = {"image": curves(rank_images(scores, labels))}
-    if masks:
-        drawn["pixel"] = curves(rank_pixels(split_pixels(maps, truth)))
+    ranking = rank_pixels(maps, truth)
+    if ranking is not None:
+        drawn["pixel"] = curves(ranking)
     images = random.integers(0, 255, (10, SIZE, SIZE, 3), np.uint8)
     types = ["", "crack"]
     cases = [
@@ -36,7 +39,7 @@ def category(
             id=ids[i],
             image=images[i],
             map=maps[i],
-            mask=truth[i] if masks else None,
+            mask=defects[i] if masks else None,
             valid=None,
             score=float(scores[i]),
             label=int(labels[i]),
@@ -48,7 +51,7 @@ def category(
     ]
     return CategoryResult(
         category=name,
-        metrics=evaluate(maps, truth if masks else None, scores, labels),
+        metrics=compute(maps, scores, truth, pixel_ranking=ranking),
         ids=ids,
         scores=scores,
         labels=labels,
@@ -56,6 +59,7 @@ def category(
         threshold=threshold,
         false_alarm_rate=None if threshold is None else 0.05,
         calibration_images=0 if threshold is None else 20,
+        no_threshold=no_threshold,
         curves=drawn,
         seconds={"fit": 1.5, "predict": 0.25},
         cases=cases,

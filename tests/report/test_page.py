@@ -104,6 +104,14 @@ def test_without_masks_and_threshold_the_page_leaves_them_out():
     assert "Highest scores" in elements.text
 
 
+def test_the_page_says_why_there_is_no_threshold():
+    result = category("a", threshold=None, no_threshold=f"because of {WEIRD}")
+    text = Elements(page([result], RUN)).text
+    assert f"Thresholdnone because of {WEIRD}" in text
+    assert "because" not in Elements(page([category("a", no_threshold="because")], RUN)).text
+    assert "no image was called normal or anomalous" in Elements(page([category("a", threshold=None)], RUN)).text
+
+
 def test_a_category_with_nothing_but_names_has_a_page():
     empty = CategoryResult("empty", {"I-AUROC": float("nan")}, ["a"], np.array([np.nan]), np.array([False]), [""])
     assert "n/a" in Elements(page([empty], {})).text

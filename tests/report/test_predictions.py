@@ -39,6 +39,17 @@ def test_every_image_has_a_line_a_map_and_an_overlay(tmp_path):
     ]
 
 
+def test_an_image_may_have_a_threshold_of_its_own_or_none(tmp_path):
+    with PredictionWriter(tmp_path, threshold=1.5) as writer:
+        writer.add("a.png", "a.png", IMAGE, MAP, 2.0)
+        writer.add("b.png", "b.png", IMAGE, MAP, 2.0, threshold=2.5)
+        writer.add("c.png", "c.png", IMAGE, MAP, 2.0, threshold=None)
+        writer.add("d.png", "d.png", IMAGE, MAP, 2.0)
+    rows = read_rows(tmp_path / "predictions.csv")
+    assert [row["threshold"] for row in rows] == ["1.5", "2.5", "", "1.5"]
+    assert [row["decision"] for row in rows] == ["anomalous", "normal", "", "anomalous"]
+
+
 def test_weird_names_stay_unique_and_come_back_from_the_csv(tmp_path):
     names = [
         "a.jpg",

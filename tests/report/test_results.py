@@ -7,11 +7,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-import jaxad.report.results as results_module
 from jaxad.errors import UserError
 from jaxad.report.category import CategoryResult
 from jaxad.report.published import lookup
 from jaxad.report.results import read, write
+from jaxad.report.table import format_table
 from tests.report.samples import RUN, category
 
 
@@ -20,7 +20,7 @@ def one_class(name: str) -> CategoryResult:
 
 
 def test_results_json_gives_back_what_was_written(tmp_path):
-    written = [category("tile"), category("größe", seed=1, masks=False, threshold=None)]
+    written = [category("tile"), category("größe", seed=1, masks=False, threshold=None, no_threshold="none held out")]
     with pytest.warns(RuntimeWarning):
         write(tmp_path, written, RUN, lookup("mirad_table4:rd"))
     stored = read(tmp_path)
@@ -78,10 +78,31 @@ def test_markdown_has_the_table_the_decisions_and_the_command(tmp_path):
     write(tmp_path, [result], RUN)
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("# PatchCore on tiles\n")
-    assert results_module.format_table([result]) in text
+    assert format_table([result]) in text
     assert f"{result.false_alarms} of 6 " in text.replace("|", " ")
     assert f"{result.missed} of 4 " in text.replace("|", " ")
     assert RUN["command"] in text
+
+
+def test_markdown_says_why_a_category_has_no_threshold(tmp_path):
+    reason = "no normal image was held out of training (config.threshold.holdout)"
+    results = [category("tile"), category("a|b", seed=1, threshold=None, no_threshold=reason)]
+    write(tmp_path, [*results, category("c", seed=2, threshold=None)], RUN)
+    decisions = (tmp_path / "results.md").read_text().split("## Decisions\n")[1].split("## Run\n")[0]
+    assert f"\n - a\\|b has no threshold: {reason}\n" in decisions
+    assert "\n - c has no threshold\n" in decisions
+    assert "tile has no threshold" not in decisions
+    write(tmp_path, results[1:], RUN)
+    assert "false alarms" not in (tmp_path / "results.md").read_text()
+
+
+def test_results_without_the_field_no_threshold_can_be_read(tmp_path):
+    write(tmp_path, [category("tile", threshold=None, no_threshold="a reason")], RUN)
+    path = tmp_path / "results.json"
+    stored = json.loads(path.read_text())
+    assert stored["categories"][0].pop("no_threshold") == "a reason"
+    path.write_text(json.dumps(stored))
+    assert read(tmp_path).results[0].no_threshold == ""
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"categories": [{}], "published": null, "run": {}}'])

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxad.metrics import evaluate
-from jaxad.metrics.resampling import overlap_profile
+from jaxad.metrics import GroundTruth, compute, overlap_profile
 from jaxad.report.sensitivity import CellResult, changes, write
 from jaxad.report.sensitivity_charts import Line, Mark, row_chart, severity_chart, sheet, signed
 from tests.report import samples
@@ -86,15 +85,15 @@ def test_without_pairs_of_images_there_is_no_interval(cells):
 
 def test_aupro_has_an_interval_where_both_cells_kept_their_overlaps(cells):
     plain, worse = cells[:2]
-    truth = np.zeros((10, 16, 16), bool)
-    truth[6:, 4:8, 4:9] = True
-    kept, valid = [], np.ones(truth.shape, bool)
+    masks = np.zeros((10, 16, 16), bool)
+    masks[6:, 4:8, 4:9] = True
+    kept, truth = [], GroundTruth(masks.any(axis=(1, 2)), masks)
     for one, contrast in ((plain, 0.4), (worse, 0.1)):
         results, overlaps = [], {}
         for result in one.categories:
-            maps = np.random.default_rng(0).random(truth.shape).astype(np.float32) + contrast * truth
-            overlaps[result.category] = overlap_profile(maps, truth, valid, np.ones(10, bool))
-            exact = evaluate(maps, truth, result.scores, result.labels)["AUPRO"]
+            maps = np.random.default_rng(0).random(masks.shape).astype(np.float32) + contrast * masks
+            overlaps[result.category] = overlap_profile(maps, truth)
+            exact = compute(maps, result.scores, truth)["AUPRO"]
             results.append(replace(result, metrics={**result.metrics, "AUPRO": exact}))
         kept.append(replace(one, categories=results, overlaps=overlaps))
     change = changes(kept, 0)["blurred"]["AUPRO"]

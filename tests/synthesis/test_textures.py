@@ -1,4 +1,4 @@
-"""Textures for synthetic defects: reproducible, varied, quick; DTD where it is at hand."""
+"""Textures for synthetic defects: reproducible, varied, quick; DTD's where it is at hand."""
 
 import time
 
@@ -53,7 +53,7 @@ def test_there_are_at_least_twelve_kinds_and_all_are_drawn():
     assert np.percentile(means, 5) < 60 and np.percentile(means, 95) > 180
 
 
-def test_sizes_that_are_no_power_of_two_work():
+def test_sizes_that_are_not_powers_of_two_work():
     source = load(Textures("procedural", number=40, size=75))
     assert all(source[i].shape == (75, 75, 3) for i in range(40))
 
@@ -64,7 +64,7 @@ def test_a_texture_of_256_pixels_takes_milliseconds():
     start = time.process_time()
     for i in range(60):
         source[i]
-    assert (time.process_time() - start) / 60 < 0.03  # 0.006 on a quiet core; tests share theirs
+    assert (time.process_time() - start) / 60 < 0.03  # 0.006 on an idle core, but tests share theirs
 
 
 def test_dtd_is_taken_where_it_is_at_hand_and_procedural_textures_otherwise(tmp_path):
@@ -76,7 +76,7 @@ def test_dtd_is_taken_where_it_is_at_hand_and_procedural_textures_otherwise(tmp_
     raw = dtd(tmp_path / "raw", TEXTURES)
     source = load(auto, data_dir, str(raw))
     assert (source.name, len(source)) == ("dtd", 94)
-    assert load(auto, data_dir).name == "dtd"  # prepared now
+    assert load(auto, data_dir).name == "dtd"  # prepared by the call above
     assert load(Textures("procedural", number=5), data_dir).name == "procedural"
     first, last = source[0], source[-1]
     assert first.shape == last.shape == (48, 48, 3) and first.dtype == np.uint8

@@ -16,12 +16,12 @@ def text(value: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    """Opcodes of one integer."""
+    """The opcodes that push an integer."""
     return pickle.dumps(value, 2)[2:-1]
 
 
 def numbers(*values: int) -> bytes:
-    """Opcodes of a tuple of integers."""
+    """The opcodes that push a tuple of integers."""
     return b"(" + b"".join(map(number, values)) + b"t"
 
 
@@ -59,7 +59,7 @@ def zip_form(
 
 
 def legacy_form(path: Path, program: bytes, storages: Mapping[str, tuple[int, bytes]] | None = None) -> Path:
-    """The older form: `storages` holds for every key the number of elements and their bytes."""
+    """The older form; `storages` maps a key to the number of elements and their bytes."""
     held = {"0": (6, bytes(24))} if storages is None else storages
     file = io.BytesIO()
     for header in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}):

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a weight file are, the reader gives arrays or one UserError, and loads no module."""
+"""Whatever bytes a weight file holds, the reader returns arrays or raises a UserError, and imports no module."""
 
 import contextlib
 import io
@@ -64,7 +64,7 @@ def gives_arrays_or_a_user_error(reader, path):
 
 @st.composite
 def damaged(draw, data: bytes, fragments=()):
-    """Some bytes changed, some fragments spliced in, perhaps cut short."""
+    """`data` with some bytes changed and some fragments spliced in, perhaps cut short."""
     mutable = bytearray(data)
     for _ in range(draw(st.integers(0, 8))):
         mutable[draw(st.integers(0, len(mutable) - 1))] = draw(st.integers(0, 255))
@@ -76,7 +76,7 @@ def damaged(draw, data: bytes, fragments=()):
 
 @pytest.fixture(scope="module", autouse=True)
 def warm(tmp_path_factory):
-    """Loads what the readers themselves import."""
+    """Imports the modules that the readers themselves need."""
     for suffix, data in SEEDS:
         path = tmp_path_factory.mktemp("warm") / f"w.{suffix}"
         path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Weight files of every kind give the same arrays, and damaged ones are named."""
+"""Weight files of every format give the same arrays, and the error for a damaged one names it."""
 
 import importlib.util
 import json

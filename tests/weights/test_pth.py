@@ -21,7 +21,8 @@ import pytest
 
 from jaxad.errors import UserError
 from jaxad.weights import read
-from jaxad.weights.pth import ALLOWED, read_pth, read_state_dict
+from jaxad.weights.opcodes import ALLOWED
+from jaxad.weights.pth import read_pth, read_state_dict
 from tests.golden.load import cases, folder, load
 from tests.weights.checkpoints import (
     PROTO,
@@ -70,9 +71,6 @@ def refused(path, match):
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     return message
-
-
-# --- what PyTorch wrote ---
 
 
 @pytest.mark.parametrize("path", cases("backbones", "pth"))
@@ -186,8 +184,6 @@ def test_metadata_of_a_state_dict_is_dropped(tmp_path):
     tree = read_pth(zip_form(tmp_path / "a.pth", program + STOP))
     assert list(tree) == ["w"] and type(tree) is dict
 
-
-# --- hostile pickles ---
 
 RUN = text("touch /tmp/owned") + b"\x85R"
 FOREIGN = {
@@ -305,8 +301,6 @@ def test_a_storage_that_is_a_view_of_another_is_refused(tmp_path):
     refused(legacy_form(tmp_path / "a.pth", state(w=tensor(base))), "view of another storage")
 
 
-# --- hostile sizes ---
-
 SHAPES = {
     "past the end": ((7,), (1,), 0),
     "past the end by stride": ((3,), (3,), 0),
@@ -418,9 +412,6 @@ def test_many_entries_on_the_same_bytes_are_refused(tmp_path):
     tail = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, len(directory + copies), at, 0)
     path.write_bytes(data[:at] + directory + copies + tail)
     refused(path, "larger than the file")
-
-
-# --- damaged files and other formats ---
 
 
 @pytest.mark.parametrize("form", [zip_form, legacy_form])

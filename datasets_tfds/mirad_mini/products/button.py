@@ -1,7 +1,7 @@
-"""Coat buttons: round, scalloped or flower-shaped, two or four holes, a rim, a ring of equal motifs.
+"""Coat buttons: round, scalloped or flower-shaped, with two or four holes, a rim, and a ring of equal motifs.
 
-Rule: holes lie evenly about the middle; all motifs are equal, evenly spaced, their feet towards the middle, and in the
-partner colour.
+Rule: holes are evenly spaced about the middle; all motifs are equal and evenly spaced, with their feet towards the
+middle, and in the partner colour.
 """
 
 import dataclasses

@@ -59,16 +59,16 @@ def linear(name: str) -> tuple[float, float, float]:
 
 
 def tinted(name: str, rng: np.random.Generator, tolerance: float = 0.05) -> tuple[float, float, float]:
-    """The colour within the tolerance of a batch: brightness and, less, hue."""
+    """The colour of a batch: its brightness and, to a lesser degree, its hue vary within the tolerance."""
     factors = np.exp(rng.normal(0, tolerance) + rng.normal(0, tolerance / 3, 3))
     r, g, b = np.clip(np.asarray(linear(name)) * factors, 0.008, 0.88)
     return float(r), float(g), float(b)
 
 
 def others(name: str, body: str, count: int, seed: int) -> tuple[str, ...]:
-    """Up to `count` colours that a symbol of colour `name` on `body` might have by mistake, some for each seed.
+    """Up to `count` colours that a symbol of colour `name` on `body` might have by mistake, chosen by the seed.
 
-    They are unlike both, and seen on the body.
+    They are unlike both, and so visible on the body.
     """
     far = [c for c in PLASTICS if min(float(np.abs(_seen(c) - _seen(known)).sum()) for known in (name, body)) > 0.55]
     first = seed % max(len(far), 1)
@@ -106,7 +106,7 @@ def mottled(surface: Surface, g: Grid, rng: np.random.Generator, strength: float
 
 
 def wooden(surface: Surface, g: Grid, rng: np.random.Generator, where: np.ndarray) -> Surface:
-    """Growth rings along y, fibres and pores, over the part of the surface that is of wood."""
+    """Growth rings along y, fibres and pores, over the part of the surface that is wood."""
     drift = smooth_noise(g, rng, (5.0, 26.0))
     rings = g.x * np.float32(rng.uniform(0.25, 0.5)) + np.float32(rng.uniform(0.5, 0.9)) * drift
     late = (rings - np.floor(rings)) ** 3
@@ -141,17 +141,17 @@ def ringed(
     surface: Surface, g: Grid, hole: tuple[float, float], plate: float, radius: float, tube: float, metal: str,
     swing_deg: float = 0.0, split: bool = True,
 ) -> tuple[Surface, np.ndarray]:  # fmt: skip
-    """Hangs a metal ring into a hole, outwards along +y turned by `swing_deg`.
+    """Hangs a metal ring in a hole; it points outwards along +y, turned by `swing_deg`.
 
     The ring leaves the hole over the plate on its left and under it on its right, and lies on the table further out.
 
     Args:
       plate: height of the plate about the hole in mm.
-      radius: of the ring's middle line; tube: half the wire's thickness; mm.
-      split: two coils, as of a key ring, else one wire.
+      radius, tube: radius of the ring's middle line, and half the wire's thickness, in mm.
+      split: whether it has two coils, like a key ring, or is one wire.
 
     Returns:
-      the surface, and where the ring is seen.
+      The surface, and where the ring is visible.
     """
     swing = math.radians(swing_deg)
     outwards = (-math.sin(swing), math.cos(swing))

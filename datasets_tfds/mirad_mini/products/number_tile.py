@@ -1,6 +1,6 @@
 """Number tiles: 3D-printed plates with a rim, a raised number in the partner colour, a hole and a ring.
 
-Rule: one to three digits of the family's font, upright with the hole on top, centred, in the partner colour.
+Rule: one to three digits in the family's font, upright when the hole is on top, centred, in the partner colour.
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ def _extras(design: Design, g: Grid, outline: np.ndarray, centre: tuple[float, f
 
 def faults(design: Design) -> Mapping[str, tuple[Change, ...]]:
     digits = [f"digit {k}" for k in range(len(design.symbol))]
-    # The others, turned, are digits again or almost.
+    # The other digits, turned, are digits again, or nearly so.
     uneven = [digit for digit, figure in zip(digits, design.symbol, strict=True) if figure in "1347"]
     wrong = others(design.partner, design.colour, 2, design.seed)
     return {

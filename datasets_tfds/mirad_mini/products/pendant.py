@@ -1,6 +1,6 @@
 """Rabbit pendants: ten designs of body, ears and face; engraved initials, a ring through an ear or the head.
 
-Rule: both ears belong to one design, the initials are letters, upright, and filled with the partner colour.
+Rule: both ears belong to one design; the initials are upright letters, filled with the partner colour.
 """
 
 import dataclasses
@@ -56,7 +56,8 @@ DESIGNS = {
     "runner": ("side", "swept", "dots", "none"),
     "sitter": ("side", "upright", "holes", "belly"),
 }
-LETTERS_USED = tuple(letter for letter in LETTERS if letter not in "AHMTUVWYQZNS")  # seen when mirrored or turned
+# Letters that look wrong both mirrored and turned.
+LETTERS_USED = tuple(letter for letter in LETTERS if letter not in "AHMTUVWYQZNS")
 
 # Ears in units of half the size, relative to the middle of the head, for the right ear: points and half widths.
 _EARS = {
@@ -72,7 +73,7 @@ _BENT = ((0.13, 0.22), (0.2, 0.56), (0.5, 0.48))  # the right ear of "folded"
 
 @dataclasses.dataclass(frozen=True)
 class _Pose:
-    """Where head and letters are, in units of half the size; `scale` of head and ears; room for letters."""
+    """Where head and letters are, in units of half the size; scale of head and ears; room for the letters."""
 
     head: tuple[float, float]
     scale: float
@@ -114,7 +115,7 @@ def draw(rng: np.random.Generator) -> Design:
 
 
 def _fitted(design: Design) -> Design:
-    """Gives the rabbit its size and puts rabbit and ring into the middle, whatever the outline."""
+    """Gives the rabbit its size and centres rabbit and ring, whatever the outline."""
     coarse = grid(design.extent_mm, 0.5)
 
     def box(design: Design, *changes: Change) -> tuple[float, float, float, float]:
@@ -136,7 +137,7 @@ def _chain(x, y, points, widths) -> np.ndarray:
 
 
 def _ears(design: Design, x, y, changes: Changes, thin: float = 0.0) -> list[np.ndarray]:
-    """Signed distances of the ears on coordinates in units; `thin` makes them slimmer, for the inner ear."""
+    """Signed distances to the ears, in units of half the size; `thin` makes them slimmer, for the inner ear."""
     pose, kind = _POSES[DESIGNS[design.shape][0]], DESIGNS[design.shape][1]
     points, widths = _EARS[kind]
     stretch = design.numbers["ear"]
@@ -186,7 +187,7 @@ def _body(design: Design, x, y) -> list[np.ndarray]:
 
 
 def _eyelet(design: Design) -> tuple[float, float]:
-    """The hole for the ring, in units: near the left ear's tip, or on the head when the ears hang."""
+    """The hole for the ring, in units of half the size: near the left ear's tip, or on the head if the ears hang."""
     pose_name, kind = DESIGNS[design.shape][:2]
     pose, stretch = _POSES[pose_name], design.numbers["ear"]
     if kind == "lop":
@@ -196,7 +197,7 @@ def _eyelet(design: Design) -> tuple[float, float]:
 
 
 def _face(design: Design, x, y) -> tuple[np.ndarray | None, np.ndarray]:
-    """Signed distances of what is cut through, and of what is engraved and coloured, in units."""
+    """Signed distances to what is cut through and to what is engraved and coloured, in units of half the size."""
     pose_name, _, eyes, _ = DESIGNS[design.shape]
     pose = _POSES[pose_name]
     x, y = (x - np.float32(pose.head[0])) / np.float32(pose.scale), (y - np.float32(pose.head[1])) / pose.scale
@@ -273,7 +274,7 @@ def relief(design: Design, g: Grid, changes: Changes) -> tuple[Surface, Footprin
 
 
 def _made(design: Design, g: Grid, rng: np.random.Generator, plate: Distance) -> Surface:
-    """The bare plate in the material of the design."""
+    """The bare plate in the design's material."""
     n, made, cover = design.numbers, design.choices["made"], covered(plate, g.pitch)
     if made == "metal":
         brushed = smooth_noise(g, rng, (3.0, 0.14))
@@ -291,7 +292,7 @@ def _made(design: Design, g: Grid, rng: np.random.Generator, plate: Distance) ->
 
 
 def _engraved(surface: Surface, g: Grid, shape: Distance, ink: Material | None) -> Surface:
-    """Sinks a shape 0.4 mm into the product; filled with paint unless `ink` is None."""
+    """Sinks a shape 0.4 mm into the product, and fills it with paint unless `ink` is None."""
     cover = covered(shape, g.pitch) * surface.cover
     sunk = surface.height - np.clip(-shape * np.float32(2), 0, np.float32(0.4)) * surface.cover
     if ink is None:

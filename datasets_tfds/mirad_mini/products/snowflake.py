@@ -1,6 +1,6 @@
 """Snowflakes: six equal arms with branches and tips of the customer's choice, a hub, an eyelet and a ring.
 
-Rule: all six arms are equal; the letter or digit on the hub, if any, is upright with the eyelet on top and in the
+Rule: all six arms are equal; the letter or digit on the hub, if any, is upright when the eyelet is on top, and in the
 partner colour.
 """
 
@@ -70,7 +70,7 @@ def draw(rng: np.random.Generator) -> Design:
 
 
 def _arm(design: Design, x: np.ndarray, y: np.ndarray, alone: str = "") -> np.ndarray:
-    """One arm along +y with its mirror image folded onto x >= 0; `alone` is another motif than the design's."""
+    """One arm along +y with its mirror image folded onto x >= 0; `alone` is another tip, with fewer branches."""
     n, half = design.numbers, design.size_mm / 2
     spine = n["spine"]
     tip = alone or design.shape

@@ -1,1 +1,1 @@
-"""CLIP: its two towers, their parameters by three sets of names, its tokenizer."""
+"""CLIP: its two towers, their parameters under three naming systems, and its tokenizer."""

@@ -1,6 +1,6 @@
-"""CLIP's parameters under three naming systems, and as the towers of `jaxad.backbones.clip` hold them.
+"""CLIP's parameters under three naming systems, and in the form that the towers of `jaxad.backbones.clip` take.
 
-OpenAI's checkpoints -> transformers' PyTorch names -> transformers' Flax tree (the form on disk) -> blocks stacked.
+OpenAI's names -> transformers' PyTorch names -> transformers' Flax tree (the form on disk) -> the blocks stacked.
 """
 
 import re
@@ -13,7 +13,7 @@ from jaxad.errors import UserError
 
 Tree = dict[str, Any]
 
-# Expression and replacement, OpenAI's name to transformers' PyTorch name; the tower's prefix comes apart.
+# Expression and replacement, from OpenAI's name to transformers' PyTorch name without the tower's prefix.
 _BLOCK = [
     (r"^transformer\.resblocks\.", "encoder.layers."),
     (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
@@ -39,15 +39,18 @@ _NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
 
 
 def from_openai(state_dict: Mapping[str, np.ndarray]) -> Tree:
-    """Variables {"params"} of the towers that OpenAI's (and open_clip's) names describe.
+    """Variables {"params"} of the towers in a state dict with OpenAI's (and open_clip's) names.
 
     A checkpoint of the image tower alone may lack the prefix `visual.`.
+
+    Raises:
+      UserError: as `from_transformers`.
     """
     return from_transformers(flax_tree(openai_to_torch(state_dict)))
 
 
 def openai_to_torch(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """OpenAI's names and layouts to those of transformers' PyTorch models."""
+    """Converts OpenAI's names and layouts to those of transformers' PyTorch models."""
     vision_only = "conv1.weight" in state_dict
     renamed: dict[str, np.ndarray] = {}
     for key in state_dict:
@@ -73,10 +76,10 @@ def openai_to_torch(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def flax_tree(state_dict: Mapping[str, np.ndarray]) -> Tree:
-    """transformers' PyTorch names and layouts to its Flax tree, float32."""
+    """Converts transformers' PyTorch names and layouts to its Flax tree, float32."""
     tree: Tree = {}
     for key in state_dict:
-        if key.endswith("position_ids"):  # a buffer that older files keep
+        if key.endswith("position_ids"):  # a buffer in older files
             continue
         *modules, leaf = key.split(".")
         value = np.asarray(state_dict[key], np.float32)
@@ -95,7 +98,7 @@ def flax_tree(state_dict: Mapping[str, np.ndarray]) -> Tree:
 
 
 def from_transformers(tree: Mapping[str, Any]) -> Tree:
-    """Variables {"params"} of the towers in transformers' Flax tree: the blocks stacked, all else as it is.
+    """Variables {"params"} of the towers in transformers' Flax tree: the blocks stacked, all else unchanged.
 
     Raises:
       UserError: the tree holds no tower, or its blocks are not all alike.

@@ -1,6 +1,7 @@
-"""Texts to CLIP's token ids: lower-cased byte pairs, from the files of a model's folder or those that come with jaxad.
+"""Texts to CLIP's token ids: lower-cased byte pairs, from the files in a model's folder or those that come with jaxad.
 
-All of OpenAI's models share one vocabulary: 256 bytes, the same at the end of a word, one token a merge, start, end.
+All of OpenAI's models share one vocabulary: the 256 bytes, the same at the end of a word, one token per merge, and the
+start and end tokens.
 """
 
 import gzip
@@ -23,15 +24,15 @@ Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
 
 
 def load_tokenizer(folder: str | Path | None = None, context: int = 77) -> Tokenizer:
-    """A function from texts to rows of ids: start, words, end, then zeros up to `context`, as OpenAI's code.
+    """A function from texts to rows of ids: start, words, end, then zeros up to `context`, as in OpenAI's code.
 
     Args:
-      folder: where vocab.json and merges.txt, or tokenizer.json, are; None, or a folder without them: OpenAI's.
+      folder: the folder of vocab.json and merges.txt, or of tokenizer.json; None or a folder without them: OpenAI's.
       context: length of a row.
 
     Raises:
-      UserError: the package `tokenizers` is not installed, or the files are damaged; the function raises it for a text
-        that does not fit into the row.
+      UserError: the package `tokenizers` is not installed or the files are damaged. The function that is returned
+        raises it for a text that does not fit into a row.
     """
     try:
         from tokenizers import Regex, models, normalizers, pre_tokenizers
@@ -68,14 +69,14 @@ def load_tokenizer(folder: str | Path | None = None, context: int = 77) -> Token
 
 
 def tokenizer_files() -> dict[str, str]:
-    """Contents of vocab.json and merges.txt, OpenAI's, as transformers reads them."""
+    """OpenAI's vocab.json and merges.txt, their contents by name, as transformers reads them."""
     vocabulary, merges = _openai()
     text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges), ""])
     return {"vocab.json": json.dumps(vocabulary, ensure_ascii=False), "merges.txt": text}
 
 
 def _vocabulary(folder: str | Path | None) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Id by token, and the merges in their order."""
+    """The ids by token, and the merges in order."""
     if folder is None:
         return _openai()
     vocabulary, merges, whole = (Path(folder) / name for name in (*FILES, "tokenizer.json"))
@@ -108,6 +109,6 @@ def _pairs(merges: str) -> list[tuple[str, str]]:
 
 
 def _bytes() -> list[str]:
-    """The characters that stand for bytes: printable ones for themselves, first, then the rest from U+0100 on."""
+    """The characters that stand for bytes: the printable ones, as themselves, then U+0100 and up for the rest."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]

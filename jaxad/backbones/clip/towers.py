@@ -1,14 +1,14 @@
 """CLIP's two transformers, one for images and one for text, with outputs in one embedding space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021. Parameters carry the
-names of transformers' Flax tree; the blocks of a tower are stacked on a leading axis, so that 24 of them compile like
-one (`from_transformers` and `to_transformers` of `jaxad.backbones.clip.names` stack and unstack).
+names of transformers' Flax tree; the blocks of a tower are stacked on a leading axis, so that 24 of them compile as
+fast as one (`from_transformers` and `to_transformers` of `jaxad.backbones.clip.names` stack and unstack them).
 
     tower = VisionTower(VisionConfig(...))
     out = tower.apply(variables, images, taps=(5, 11))   # {"tokens": {5: (b, 1 + p, width), 11: ...}, "class_feature"}
 
-The towers' parts are methods of their own (`tower.apply(variables, images, method="embed")`) for methods that change
-the inside: windows of tokens, prompts, a second stream of attention.
+The stages of a tower can be called by themselves (`tower.apply(variables, images, method="embed")`), for uses that
+change what happens inside: windows of tokens, prompts, a second stream of attention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,9 @@ class TransformerConfig:
       width: length of a token.
       layers, heads: number of blocks, and of attention heads in each.
       mlp_width: hidden units of a block's perceptron.
-      embed_dim: length of the feature in the space that both towers share.
+      embed_dim: length of a feature in the space that both towers share.
       activation: quick_gelu (OpenAI's weights were trained with it) or the exact gelu.
-      epsilon: of the layer norms.
+      epsilon: added to the variance in the layer norms.
     """
 
     width: int
@@ -58,9 +58,9 @@ class VisionConfig(TransformerConfig):
 
     Attributes:
       patch_size: side of a patch, in pixels.
-      image_size: side of the images it was trained on; (image_size / patch_size)^2 + 1 positions were learned.
-      position_resize: how the learned positions reach images of another size; both without antialias, corners not
-        aligned. bicubic: MuSc, AdaCLIP, APRIL-GAN; bilinear: AnomalyCLIP.
+      image_size: side of the training images, in pixels; (image_size / patch_size)^2 + 1 positions were learned.
+      position_resize: how the learned positions are resized for images of another size, without antialias or aligned
+        corners. bicubic: MuSc, AdaCLIP, APRIL-GAN; bilinear: AnomalyCLIP.
     """
 
     patch_size: int
@@ -74,9 +74,9 @@ class TextConfig(TransformerConfig):
 
     Attributes:
       vocabulary: number of token ids.
-      context: longest row of tokens.
-      end_token: the id whose first occurrence ends a text; None: the largest id in the row, as OpenAI's code has it.
-        With CLIP's vocabulary the two are the same.
+      context: length of the longest row of tokens.
+      end_token: the id whose first occurrence ends a text; None: the largest id in the row, as in OpenAI's code. With
+        CLIP's vocabulary both mean the same token.
     """
 
     vocabulary: int = 49408
@@ -85,26 +85,26 @@ class TextConfig(TransformerConfig):
 
 
 class VisionOutput(TypedDict):
-    """What the image tower gives."""
+    """The output of the image tower."""
 
-    tokens: dict[int, Float[Array, "b n width"]]  # residual stream after the block of that index, class token first
+    tokens: dict[int, Float[Array, "b n width"]]  # residual stream by index of the block before, class token first
     class_token: Float[Array, "b width"]  # after the last block
     class_feature: Float[Array, "b embed"]  # normed and projected, not normalised
 
 
 class TextOutput(TypedDict):
-    """What the text tower gives."""
+    """The output of the text tower."""
 
-    tokens: dict[int, Float[Array, "b n width"]]  # residual stream after the block of that index
+    tokens: dict[int, Float[Array, "b n width"]]  # residual stream by index of the block before
     feature: Float[Array, "b embed"]  # not normalised
 
 
 class Prompts(NamedTuple):
-    """Learned tokens that take places of the stream before certain blocks (AnomalyCLIP, AdaCLIP).
+    """Learned tokens that replace tokens of the stream before certain blocks (AnomalyCLIP, AdaCLIP).
 
     Attributes:
-      tokens: by index of the block.
-      start: position of the first.
+      tokens: the learned tokens by index of the block.
+      start: position of the first token that they replace.
     """
 
     tokens: Mapping[int, Float[Array, "#b k width"]]
@@ -152,7 +152,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each on the normed stream and added to it."""
+    """Attention and perceptron, each applied to the normalised stream and added to it."""
 
     config: TransformerConfig
     dtype: Any = "float32"
@@ -167,7 +167,7 @@ class Block(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
     def values(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
-        """What v-v attention on the block's input `x` adds to a second stream."""
+        """The v-v attention on the block's input `x`, to be added to a second stream."""
         return self.self_attn.values(self.layer_norm1(x))
 
 
@@ -190,17 +190,17 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Array, "b n width"], dict[int, Float[Array, "b n width"]]]:
         """The stream after the last block, and after the blocks `taps` (the first is 0).
 
-        With `values_from` a second stream leaves the first before that block; each block from there on adds to it the
-        v-v attention on the first stream (AnomalyCLIP's DPAM), and the taps are those of the second.
+        With `values_from` a second stream branches off before that block. From there on each block adds to it the v-v
+        attention on the first stream (AnomalyCLIP's DPAM), and the taps are taken from the second stream.
 
         Raises:
-          UserError: no such block.
+          UserError: `taps`, `prompts` or `values_from` name a block that does not exist.
         """
         blocks = self.config.layers
         for block in (*taps, *(prompts.tokens if prompts else ()), *(() if values_from is None else (values_from,))):
             if not 0 <= block < blocks:
                 raise UserError(f"CLIP tower has no block {block}: it has {blocks} blocks, 0 to {blocks - 1}")
-        slots = np.full(blocks, len(taps), np.int32)  # the last slot takes what nobody asked for
+        slots = np.full(blocks, len(taps), np.int32)  # the last slot is for blocks without a tap
         slots[list(taps)] = range(len(taps))
         prompted = np.array([prompts is not None and block in prompts.tokens for block in range(blocks)])
         inserted = _by_block(prompts, blocks).astype(x.dtype) if prompts else jnp.zeros(blocks)
@@ -245,7 +245,7 @@ class VisionEmbeddings(nn.Module):
 
     @property
     def grid(self) -> int:
-        """Patches on a side of the images that the tower was trained on."""
+        """Number of patches along a side of the training images."""
         return self.config.image_size // self.config.patch_size
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n width"]:
@@ -280,7 +280,7 @@ class VisionModel(nn.Module):
 class VisionTower(nn.Module):
     """Images to patch tokens and class features.
 
-    Images are float32, normalised with `NORMALIZATION`, of any size; a rest that fills no patch is cut off.
+    Images are float32, normalised with `NORMALIZATION`, of any size; what does not fill a patch is cut off.
     """
 
     config: VisionConfig
@@ -294,16 +294,16 @@ class VisionTower(nn.Module):
         """Class features, and the residual stream after the blocks `taps` (the first is 0).
 
         Raises:
-          UserError: no such block.
+          UserError: `taps` names a block that does not exist.
         """
         return self.encode(self.pre_norm(self.embed(images)), taps)
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n width"]:
-        """Class token and patches, positions added: what enters the norm before the first block."""
+        """Class token and patches with their positions: the input of `pre_norm`."""
         return self.vision_model.embeddings(images)
 
     def pre_norm(self, tokens: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
-        """What enters the first block."""
+        """The tokens normalised, as the first block takes them."""
         return self.vision_model.pre_layrnorm(tokens)
 
     def encode(
@@ -313,15 +313,15 @@ class VisionTower(nn.Module):
         prompts: Prompts | None = None,
         values_from: int | None = None,
     ) -> VisionOutput:
-        """As `__call__`, from the output of `pre_norm`, or a selection of it or more tokens; the class token first.
+        """As `__call__`, from the output of `pre_norm` or a selection or extension of it, with the class token first.
 
-        `prompts` and `values_from` are those of `Encoder`.
+        `prompts` and `values_from` are as in `Encoder`.
         """
         stream, tapped = self.vision_model.encoder(tokens, None, taps, prompts, values_from)
         return VisionOutput(tokens=tapped, class_token=stream[:, 0], class_feature=self.project(stream[:, 0]))
 
     def project(self, tokens: Float[Array, "*b width"], norm: bool = True) -> Float[Array, "*b embed"]:
-        """Tokens in the space shared with text; CLIP itself does so with the normed class token only."""
+        """Tokens in the space shared with text; CLIP itself projects only the class token, normalised."""
         return self.visual_projection(self.vision_model.post_layernorm(tokens) if norm else tokens)
 
     def positions(self, rows: int, columns: int) -> Float[Array, "n width"]:
@@ -355,7 +355,7 @@ class TextModel(nn.Module):
 class TextTower(nn.Module):
     """Token ids to text features.
 
-    A row is: start token, words, end token, anything. What follows the end token changes nothing, so rows may be cut
+    A row is: start token, words, end token, anything. What follows the end token has no effect, so rows may be cut
     after the last end token of a batch.
     """
 
@@ -370,12 +370,12 @@ class TextTower(nn.Module):
         """Features of the texts, and the residual stream after the blocks `taps` (the first is 0).
 
         Raises:
-          UserError: rows longer than the context, or no such block.
+          UserError: the rows are longer than the context, or `taps` names a block that does not exist.
         """
         return self.encode(self.embed(ids), end_positions(ids, self.config.end_token), taps)
 
     def embed(self, ids: Int[Array, "b n"]) -> Float[Array, "b n width"]:
-        """The words' embeddings, without positions: where learned context takes the place of words."""
+        """The words' embeddings without positions, where learned context can replace words."""
         return self.text_model.embeddings.token_embedding(ids)
 
     def encode(
@@ -385,9 +385,9 @@ class TextTower(nn.Module):
         taps: Sequence[int] = (),
         prompts: Prompts | None = None,
     ) -> TextOutput:
-        """As `__call__`, from embeddings without positions and the positions of the end tokens.
+        """As `__call__`, from embeddings without positions and the places of the end tokens.
 
-        `prompts` is that of `Encoder`.
+        `prompts` is as in `Encoder`.
         """
         length = words.shape[1]
         if length > self.config.context:
@@ -400,23 +400,23 @@ class TextTower(nn.Module):
 
 
 def end_positions(ids: Int[Array, "b n"], end_token: int | None = None) -> Int[Array, " b"]:
-    """Position of the first `end_token` in each row; None: of the largest id."""
+    """Place of the first `end_token` in each row or, with None, of the first largest id."""
     return jnp.argmax(ids if end_token is None else ids == end_token, axis=-1)
 
 
 def similarity(
     image: Float[Array, "b embed"], text: Float[Array, "n embed"], logit_scale: Float[Array, ""]
 ) -> Float[Array, "b n"]:
-    """CLIP's logits: the cosine times exp(logit_scale)."""
+    """CLIP's logits: cosine similarities times exp(logit_scale)."""
     image, text = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (image, text))
     return jnp.exp(logit_scale) * image @ text.T
 
 
 def _by_block(prompts: Prompts, blocks: int) -> Float[Array, "blocks b k width"]:
-    """One stack for the scan, zeros where a block has no prompt."""
+    """The prompts of all blocks as one array for the scan; zeros for a block without one."""
     shape = next(iter(prompts.tokens.values())).shape
     return jnp.stack([prompts.tokens.get(block, jnp.zeros(shape)) for block in range(blocks)])
 
 
-def _norm(config: TransformerConfig, dtype: Any) -> nn.LayerNorm:
+def _norm(config: TransformerConfig, dtype: Any) -> LayerNorm:
     return LayerNorm(epsilon=config.epsilon, dtype=dtype)

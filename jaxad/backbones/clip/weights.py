@@ -1,9 +1,9 @@
-"""CLIP's parameters from a folder or hub repository in transformers' form, or from a checkpoint with OpenAI's names.
+"""Loads CLIP from a folder or hub repository in transformers' form, or from a checkpoint with OpenAI's names.
 
     clip = load_clip("openai/clip-vit-large-patch14", towers=("vision",))
     VisionTower(clip.vision).apply(clip.variables, images)
 
-Nothing here needs PyTorch or transformers. A repository that has only pytorch_model.bin, as
+Nothing here needs PyTorch or transformers. A repository that has only pytorch_model.bin, like
 openai/clip-vit-large-patch14-336, is converted once:
 
     python -m jaxad.backbones.clip.weights openai/clip-vit-large-patch14-336 FOLDER
@@ -37,14 +37,14 @@ from jaxad.weights.source import SUFFIXES
 TOWERS = ("vision", "text")
 CONFIG, FLAX = "config.json", "flax_model.msgpack"
 LOADED = (FLAX, "model.safetensors")
-CONVERTED = (*LOADED, "pytorch_model.bin")  # a pickle is taken apart once, not at every start
+CONVERTED = (*LOADED, "pytorch_model.bin")  # a pickle is read once, not at every start
 COMMAND = "python -m jaxad.backbones.clip.weights"
 _REPOSITORY = re.compile(r"(?:hub:)?([\w.-]+/[\w.-]+(@[^:@]+)?)")
 
 # what transformers leaves out of config.json
 _VISION_DEFAULTS = {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _TEXT_DEFAULTS = {"num_attention_heads": 8, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407}
-_HEAD_WIDTH = 64  # in all of OpenAI's models, whose checkpoints do not say it
+_HEAD_WIDTH = 64  # in all of OpenAI's models; their checkpoints do not record it
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Clip:
     """A loaded model.
 
     Attributes:
-      variables: {"params"} of the towers, float32, on the host; either tower's `apply` takes them as they are. With
-        both towers there is params/logit_scale too.
-      vision, text: settings of the towers; None where a tower was not asked for.
+      variables: {"params"} of the towers, float32, on the host; either tower's `apply` takes them as they are. For both
+        towers together there is params/logit_scale, too.
+      vision, text: settings of the towers; None for a tower that was not asked for.
     """
 
     variables: dict[str, Any]
@@ -73,14 +73,15 @@ def load_clip(
 
     Args:
       source: a folder with config.json and flax_model.msgpack or model.safetensors; a hub repository
-        `OWNER/NAME[@REVISION]` of them; or a .safetensors, .pth, .pt, .bin or .npz file with OpenAI's, open_clip's or
+        `OWNER/NAME[@REVISION]` with them; or a .safetensors, .pth, .pt, .bin or .npz file with OpenAI's, open_clip's or
         transformers' names. A config.json beside such a file is read; without one, heads are 64 wide and the activation
         is quick_gelu, as in OpenAI's models.
       towers: "vision", "text" or both.
       offline, cache_dir: as in `jaxad.weights.resolve`.
 
     Raises:
-      UserError: nothing is found there, or it is damaged, or no CLIP model; where a conversion helps, with its command.
+      UserError: the weights are not found, are damaged or are not those of CLIP. Where a conversion helps, the message
+        gives the command.
     """
     path, config = _find(str(source), LOADED, offline, cache_dir)
     return _clip(_read(path), config, towers, str(source))
@@ -93,12 +94,12 @@ def convert(
     offline: bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Writes `folder` in transformers' Flax form: weights, config and tokenizer. It is whole or not there.
+    """Writes `folder` in transformers' Flax form: weights, config and tokenizer. It appears complete or not at all.
 
     `source` is as in `load_clip`, and may have its weights in pytorch_model.bin.
 
     Raises:
-      UserError: as `load_clip`; the folder exists already, or cannot be written.
+      UserError: as `load_clip`, or the folder exists already or cannot be written.
     """
     from flax.serialization import msgpack_serialize
 
@@ -128,7 +129,7 @@ def convert(
 def tokenizer(
     source: str | Path, context: int = 77, *, offline: bool | None = None, cache_dir: str | Path | None = None
 ) -> clip_tokenizer.Tokenizer:
-    """The tokenizer of a model that `load_clip` takes; OpenAI's, which comes with jaxad, where the model has no files.
+    """The tokenizer of a model that `load_clip` takes; for one without tokenizer files OpenAI's, which jaxad includes.
 
     Raises:
       UserError: as `clip_tokenizer.load_tokenizer`.
@@ -140,7 +141,7 @@ def tokenizer(
 def _find(
     source: str, names: Sequence[str], offline: bool | None, cache_dir: str | Path | None
 ) -> tuple[Path, dict[str, Any] | None]:
-    """The file of the weights, and what config.json says."""
+    """The file of the weights, and the contents of config.json where there is one."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         files = [folder / name for name in names if (folder / name).is_file()]
@@ -208,7 +209,7 @@ def _read(path: Path) -> clip_names.Tree:
 
 
 def _clip(tree: clip_names.Tree, config: Mapping[str, Any] | None, towers: Sequence[str], source: str) -> Clip:
-    """The towers asked for, every array looked at."""
+    """The towers asked for; every array is checked."""
     wanted: clip_names.Tree = {}
     for tower in towers:
         model, projection = f"{tower}_model", {"vision": "visual_projection", "text": "text_projection"}[tower]
@@ -266,7 +267,7 @@ def _text_config(params: Mapping[str, Any], config: Mapping[str, Any] | None) ->
     model = params["text_model"]
     vocabulary, width = model["embeddings"]["token_embedding"]["embedding"].shape
     said = _said(config, "text", _TEXT_DEFAULTS)
-    # transformers' first CLIP configs say 2 and mean the largest id
+    # transformers' first CLIP configs say 2, but mean the largest id
     end_token = None if config is None or said["eos_token_id"] == 2 else said["eos_token_id"]
     return TextConfig(
         **_blocks(model, width, said),
@@ -278,7 +279,7 @@ def _text_config(params: Mapping[str, Any], config: Mapping[str, Any] | None) ->
 
 
 def _said(config: Mapping[str, Any] | None, tower: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json says of a tower; a config of one tower alone has no sections."""
+    """The settings of a tower in config.json; a config of one tower alone has no sections."""
     if config is None:
         return {**defaults, "num_attention_heads": None}
     sections = [config.get(name) for name in (f"{tower}_config", f"{tower}_config_dict")]
@@ -306,7 +307,7 @@ def _blocks(model: Mapping[str, Any], width: int, said: Mapping[str, Any]) -> di
 
 
 def _transformers_config(clip: Clip) -> dict[str, Any]:
-    """config.json of a model that came without one."""
+    """A config.json for a model that came without one."""
 
     def blocks(config: VisionConfig | TextConfig) -> dict[str, Any]:
         return {
@@ -330,7 +331,7 @@ def _transformers_config(clip: Clip) -> dict[str, Any]:
 
 
 def _tokenizer_files(source: str, offline: bool | None, cache_dir: str | Path | None) -> list[Path]:
-    """vocab.json and merges.txt, or tokenizer.json, of a model; none where it has no such files."""
+    """A model's vocab.json and merges.txt, or its tokenizer.json; empty if it has none of them."""
     folder, repository = Path(source).expanduser(), _repository(source)
     for names in (clip_tokenizer.FILES, ("tokenizer.json",)):
         if repository:

@@ -83,7 +83,7 @@ def test_three_frames_in_ten_hold_several_products():
     assert set(counts) == {1, 2, 3, 4}
 
 
-def test_products_are_made_by_the_designs_that_were_ordered_with_tolerances_of_their_own():
+def test_products_are_made_to_the_designs_that_were_ordered_with_tolerances_of_their_own():
     ordered = generate.catalogue("pendant", 1, 3)
     made = [d for i in range(60) for d in draw_scene("pendant", False, np.random.default_rng(i), 1, ordered).designs]
     assert {(d.colour, d.shape, d.symbol) for d in made} == {(d.colour, d.shape, d.symbol) for d in ordered}
@@ -108,11 +108,11 @@ def test_the_same_seed_gives_the_same_files_and_another_one_others(tmp_path):
 
 
 def test_a_family_that_is_there_or_unknown_is_one_clear_line(made):
-    with pytest.raises(UserError, match=r"button exists already: remove it, or name another folder"):
+    with pytest.raises(UserError, match=r"button already exists: remove it, or name another folder"):
         generate.generate(made.parent, "button", PARTS)
     with pytest.raises(UserError, match=r"there is no family 'buton'.*Did you mean 'button'"):
         generate.generate(made.parent, "buton", PARTS)
-    with pytest.raises(UserError, match="difficulty is 0 and designs 6; expected above 0"):
+    with pytest.raises(UserError, match="difficulty is 0 and designs is 6; expected difficulty > 0"):
         generate.generate(made.parent, "brick", PARTS, difficulty=0)
 
 
@@ -155,7 +155,7 @@ def test_the_data_set_is_generated_and_carries_its_factors(tmp_path, monkeypatch
     assert b"colour=" in normal["designs"]
 
 
-def test_a_folder_that_the_user_generated_is_read_and_a_line_missing_in_it_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_the_user_generated_is_read_and_a_missing_line_is_named(tmp_path, monkeypatch):
     generate.main([str(tmp_path / "mine"), "--family", "brick", "--images", "1", "--good", "1", "--anomalous", "1"])
     splits = prepare("mirad_mini", "brick", data_dir=str(tmp_path / "a"), manual_dir=str(tmp_path / "mine"))["brick"]
     assert splits.info.splits["train"].num_examples == 1

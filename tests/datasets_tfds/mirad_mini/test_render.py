@@ -17,7 +17,7 @@ RED = (0.6, 0.02, 0.02)
 
 
 def block(height: float, half: float = 8.0, defect: tuple[float, float, float, float] | None = None) -> Surface:
-    """A red square block of 2 * half mm; `defect` is a box (left, top, right, bottom) in mm, y downwards."""
+    """A red square block 2 * half mm wide; `defect` is a box (left, top, right, bottom) in mm, y downwards."""
     steps = (np.arange(300) - 149.5) * 0.1
     x, y = steps[None, :], steps[:, None]
     cover = ((np.abs(x) < half) & (np.abs(y) < half)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_a_missing_part_is_marked_on_the_table():
 
 
 def test_a_leaning_camera_sees_the_near_wall_and_the_top_moves_away_from_it():
-    leaning = replace(ABOVE, tilt=20.0, heading=270.0, distance=2000.0)  # from far away hardly any perspective
+    leaning = replace(ABOVE, tilt=20.0, heading=270.0, distance=2000.0)  # from far away there is hardly any perspective
     flat, tall = (render([block(h)], [MIDDLE], leaning, 0)[0] for h in (0.4, 8.0))
     heights = []
     for image in (flat, tall):
@@ -129,7 +129,7 @@ def test_motion_keeps_the_masks_middle_and_adds_what_is_seen_for_half_the_exposu
     )
     assert still.any() and (moving & still).sum() == still.sum()
     assert moving.sum() < 1.05 * still.sum()
-    assert np.array_equal(faster, still)  # 8 of 20 mm: nothing else sees the defect for half of the exposure
+    assert np.array_equal(faster, still)  # 8 of 20 mm: no other pixel sees the defect for half of the exposure
 
 
 def test_motion_blurs_along_its_direction():
@@ -139,7 +139,7 @@ def test_motion_blurs_along_its_direction():
 
 
 def test_thin_defects_stay_in_the_mask_at_every_resolution():
-    surface = block(2, defect=(-6, -0.1, 6, 0.1))  # 0.2 mm: a pixel has 0.3 mm
+    surface = block(2, defect=(-6, -0.1, 6, 0.1))  # 0.2 mm, where a pixel has 0.3 mm
     for resolution, least in ((600, 100), (300, 50), (200, 35)):
         _, mask = render([surface], [MIDDLE], replace(ABOVE, resolution=resolution), 0)
         assert mask.any(0).sum() >= least
