@@ -10,12 +10,13 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m jaxad.main --config configs/demo.py --workdir $(WORKDIR)
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
 
 install: $(VENV)/.demo
 

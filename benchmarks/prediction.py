@@ -1,4 +1,4 @@
-"""Images a second from decoded photographs to anomaly map and score: PatchCore and RADL, beside anomalib's PatchCore.
+"""Images per second from decoded photographs to anomaly map and score: PatchCore and RADL, beside anomalib's PatchCore.
 
     python benchmarks/prediction.py
     pip install -e '.[bench]' && python benchmarks/prediction.py    # with the peer
@@ -16,23 +16,24 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxad import config, experiment, prediction, sharding
+from jaxad import config, experiment, sharding
+from jaxad.prediction import Predictor
 
 ROOT = experiment.Path(__file__).parent.parent
 
 
 def jaxad_predictor(method: str, images: np.ndarray, rows: int, batch_size: int) -> Callable[[], None]:
     """Predicts all images as `--mode=evaluate` does, from the cache of decoded photographs on."""
-    settings = config.load_config(f"{ROOT}/configs/{method}_lite.py", {"backbone.weights": "random"})
-    model = experiment.create_method(settings)
+    settings = config.load_config(f"{ROOT}/configs/{method}.py:magnetic_tile,lite", {"backbone.weights": "random"})
+    model = experiment.create_method(settings, ("parts",))
     variables = model.init(jax.random.key(0))
     if method == "patchcore":
         bank = np.random.default_rng(0).normal(size=(rows, 152)).astype(np.float32)
         variables = {**variables, "memory": model.memory(bank, np.arange(rows))}  # pyright: ignore
     mesh = sharding.make_mesh()
     variables = sharding.put(variables, sharding.shardings(mesh, variables, model.partition))
-    split = Arrays(images)
-    return lambda: [None for _ in prediction.predict_each(model, variables, split, batch_size, mesh)].clear()
+    predictor, split = Predictor(model, variables, batch_size, mesh), Arrays(images)
+    return lambda: [None for _ in predictor.each(split)].clear()
 
 
 class Arrays:

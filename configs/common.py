@@ -106,6 +106,15 @@ def base(dataset: str) -> ConfigDict:
     return config
 
 
+def textures() -> ConfigDict:
+    """`config.textures` of the methods that train on synthetic defects; see `jaxad.synthesis.textures`."""
+    config = ConfigDict()
+    config.name = "auto"  # dtd, procedural, or auto: DTD where it is prepared or in dataset.manual_dir, else procedural
+    config.number = 5640  # how many procedural ones; DTD has as many
+    config.seed = 0  # of the procedural ones
+    return config
+
+
 def as_in_mirad(config: ConfigDict, method: str) -> None:
     """On the data set mirad, follows its paper: no holdout, ADer's metrics, results beside row `method` of Table 4."""
     if config.dataset.name == "mirad":

@@ -187,7 +187,7 @@ def check(cell: Cell, folder: Path) -> None:
     experiment.check_settings(cell.config)
     for model_run in experiment.model_runs(cell.config, folder):
         check_config(model_run.model.folder, cell.config, model_run.model.categories)
-        images = {"test": model_run.test_images, **model_run.training_images}
+        images = {"test": model_run.images.test, **model_run.images.training}
         for kind, known in images.items():
             if kind != "validation" and not len(known):
                 wanted = "test" if kind == "test" else "train"

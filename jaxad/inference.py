@@ -15,8 +15,9 @@ from jaxad.checkpoint import Progress
 from jaxad.config import Config
 from jaxad.data import geometry, loose
 from jaxad.errors import UserError, did_you_mean
-from jaxad.experiment import ModelRun, check_settings, create_method
+from jaxad.experiment import check_settings, create_method
 from jaxad.method import Variables
+from jaxad.model_run import ModelRun
 from jaxad.models import Model
 from jaxad.workdir import CATEGORIES, check_config, folder_name, saved_config
 

@@ -22,7 +22,8 @@ see a mask or a label. What `Train.prepare` returns besides is there too; every 
 normalised as `image` is.
 
 A method's module has one function beside the class, `create(config, categories) -> Method`: `config` is the whole
-config, `categories` the names of the categories that the model is for.
+config, `categories` the names that `batch["category"]` counts: the categories that the model is for, then those of
+auxiliary data. It is called once without any, to check the config before data is prepared.
 """
 
 import functools

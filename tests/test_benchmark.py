@@ -8,6 +8,7 @@ import pytest
 
 import jaxad
 from jaxad import benchmark, experiment
+from jaxad.model_run import ModelRun
 from tests import runs
 
 HETEROGENEITY = f"{runs.ROOT}/configs/benchmarks/heterogeneity.py:patchcore/folder"
@@ -93,8 +94,8 @@ def test_tables_figure_and_page_hold_every_cell(finished):
 @pytest.mark.slow
 def test_a_finished_benchmark_is_not_computed_again(finished, monkeypatch):
     settings, workdir, table = finished
-    monkeypatch.setattr(experiment.Model, "train", lambda self: pytest.fail("trained again"))
-    monkeypatch.setattr(experiment.Model, "evaluate", lambda self: pytest.fail("evaluated again"))
+    monkeypatch.setattr(ModelRun, "train", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(ModelRun, "evaluate", lambda self, *_: pytest.fail("evaluated again"))
     again = benchmark.run(settings, workdir)
     assert [[r.metrics for r in cell.categories] for cell in again] == [
         [r.metrics for r in cell.categories] for cell in table
@@ -144,7 +145,7 @@ def test_a_killed_benchmark_keeps_its_cells_and_goes_on(photographs, data_dir, t
 def test_a_cell_that_cannot_run_is_refused_before_anything_is_trained(
     fields, message, photographs, data_dir, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(experiment.Model, "train", lambda self: pytest.fail("trained"))
+    monkeypatch.setattr(ModelRun, "train", lambda self: pytest.fail("trained"))
     with pytest.raises(jaxad.UserError, match=message):
         benchmark.run(config(photographs, data_dir, (*CELLS, ("bad", fields))), tmp_path)
 

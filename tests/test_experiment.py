@@ -16,6 +16,7 @@ from PIL import Image
 import jaxad
 from jaxad import backbones, experiment, inference
 from jaxad.calibration import conformal_threshold
+from jaxad.model_run import ModelRun
 from tests import runs
 
 pytestmark = pytest.mark.slow
@@ -70,8 +71,8 @@ def test_evaluation_from_the_checkpoint_gives_the_same_results(trained, tmp_path
 
 def test_a_finished_run_is_not_computed_again(trained, monkeypatch):
     settings, workdir, results = trained
-    monkeypatch.setattr(experiment.Model, "train", lambda self: pytest.fail("trained again"))
-    monkeypatch.setattr(experiment.Model, "evaluate", lambda self: pytest.fail("evaluated again"))
+    monkeypatch.setattr(ModelRun, "train", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(ModelRun, "evaluate", lambda self, *_: pytest.fail("evaluated again"))
     again = jaxad.run(settings, workdir)
     assert again[0].metrics == pytest.approx(results[0].metrics)
     assert len(again[0].cases) == len(results[0].cases) > 0
@@ -274,17 +275,16 @@ def test_another_evaluation_of_the_same_model_has_a_folder_of_its_own(trained, p
 
 def test_training_images_are_selected_by_the_config(photographs, data_dir, tmp_path):
     fields = {"dataset.where": "image_id!=train/good/000.png|train/good/001.png", "threshold.holdout": 0.0}
-    method = experiment.create_method(config(photographs, data_dir))
-    model = experiment.Model(config(photographs, data_dir, **fields), method, tmp_path, [photographs.name])
-    assert model.training_images()[0]["train"].ids == [f"train/good/{i:03d}.png" for i in range(2, 10)]
+    (run,) = experiment.model_runs(config(photographs, data_dir, **fields), tmp_path)
+    assert run.images.training["train"].ids == [f"train/good/{i:03d}.png" for i in range(2, 10)]
 
 
 def test_an_auxiliary_data_set_is_offered_to_stages_and_is_not_the_one_tested_on(photographs, data_dir, tmp_path):
     fields = {"auxiliary.name": "folder", "auxiliary.path": str(photographs), "auxiliary.data_dir": str(data_dir)}
-    settings = config(photographs, data_dir, **fields)
-    method = experiment.create_method(config(photographs, data_dir))
-    images = experiment.Model(settings, method, tmp_path, [photographs.name]).training_images()[0]["auxiliary"]
-    assert sum(images.labels) == 4
-    assert [bool(images[i]["mask"].any()) for i in range(8)] == [bool(label) for label in images.labels]
+    settings = config(photographs, data_dir, **{**fields, "auxiliary.holdout": 0.3})
+    (run,) = experiment.model_runs(settings, tmp_path)
+    images = run.images.training["auxiliary"]
+    assert (len(images), sum(images.labels)) == (6, 3)  # of 8, a normal and an anomalous one are held out
+    assert [bool(images[i]["mask"].any()) for i in range(6)] == [bool(label) for label in images.labels]
     with pytest.raises(jaxad.UserError, match=r"config\.auxiliary\.name and config\.dataset\.name both have 'folder'"):
         jaxad.run(settings, tmp_path / "run")

@@ -33,7 +33,7 @@ def final(workdir):
     variables, leaves, progress = Checkpoints(workdir / "parts" / "checkpoints", read_only=True).restore()
     assert progress.finished
     scores = json.loads((workdir / "results.json").read_text())["categories"][0]["scores"]
-    return checksums({"variables": variables, "stage": dict(enumerate(leaves))}), progress.threshold, scores
+    return checksums({"variables": variables, "stage": dict(enumerate(leaves))}), progress.notes["held_out"], scores
 
 
 @pytest.fixture(scope="module")

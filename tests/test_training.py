@@ -1,19 +1,21 @@
 """The loop itself, with a method small enough to know the answer."""
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxad import sharding, training
-from jaxad.checkpoint import Checkpoints, Progress
+from jaxad.checkpoint import Checkpoints, Progress, Restored
 from jaxad.errors import UserError
 from jaxad.log import MetricLog
 from jaxad.method import Fit, Method, Prediction, Train
+from jaxad.optimizers import adam, sgd, step_decay
 
 
 class Images:
@@ -26,7 +28,8 @@ class Images:
         return len(self.ids)
 
     def __getitem__(self, i):
-        return {"image": np.full((4, 4, 3), i, np.uint8), "index": np.int32(i), "label": np.int32(0)}
+        truth = {"mask": np.zeros((4, 4), bool), "has_mask": np.bool_(True), "label": np.int32(0)}
+        return {"image": np.full((4, 4, 3), i, np.uint8), "index": np.int32(i), "valid": np.ones((4, 4), bool), **truth}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Mean(Method):
     def init(self, key):
         return {"params": {"level": jnp.zeros(()), "frozen": jnp.ones(())}, "counts": {"steps": jnp.zeros((), int)}}
 
-    def stages(self, examples):
+    def stages(self):
         return [self.train, Fit("sum", self.start, self.update, self.finish)]
 
     def start(self, variables, examples, batch_size):
@@ -67,16 +70,16 @@ def loss(variables, batch, key):
 
 def stage(**settings):
     given = {"epochs": 3, "batch_size": 4, **settings}
-    return Train("mean", loss, optax.sgd(0.1), lambda path: path == "level", **given)
+    return Train("mean", loss, lambda steps: sgd(0.1, steps), lambda path: path == "level", **given)
 
 
-def run(train, folder: Path, count=10, **settings):
+def run(train, folder: Path, count=10, splits=None, **settings):
     given = {"checkpoint_every": 1000, "log_every": 1, "feature_bytes": (2.0**20, 0.0), **settings}
     return training.Run(
         method=Mean(train),
         mesh=sharding.make_mesh(devices=jax.devices()[:1]),
         seed=0,
-        splits={"train": Images(count), "validation": Images(3)},
+        splits={"train": Images(count), "validation": Images(3), **(splits or {})},
         checkpoints=Checkpoints(folder / "checkpoints"),
         log=MetricLog(folder),
         workdir=folder,
@@ -124,7 +127,7 @@ def test_features_can_be_several_arrays(tmp_path):
         return loss(variables, {"features": (fine.mean(1) + coarse * 255) / 2}, key)
 
     plain, _ = training.run_stages(run(stage(), tmp_path / "plain"), None)
-    train = Train("mean", of_several, optax.sgd(0.1), "level".__eq__, epochs=3, batch_size=4, features=several)
+    train = dataclasses.replace(stage(features=several), loss=of_several)
     cached, _ = training.run_stages(run(train, tmp_path / "cached"), None)
     np.testing.assert_allclose(cached["params"]["level"], plain["params"]["level"], rtol=1e-6)
 
@@ -183,11 +186,113 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
     first = run(stage(), tmp_path)
     variables = first.method.init(jax.random.key(0))
     with pytest.raises(UserError, match="does not fit this config"):
-        training.run_stages(first, (variables, [np.zeros(7)], Progress(step=1, total=1)))
+        training.run_stages(first, Restored(variables, [np.zeros(7)], Progress(step=1, total=1)))
 
 
 def test_a_stage_without_images_names_what_it_needs(tmp_path):
-    with pytest.raises(UserError, match="'auxiliary' images"):
+    with pytest.raises(UserError, match=r"needs 'auxiliary' images and there are none: name a data set in config\.aux"):
         training.run_stages(run(stage(data="auxiliary"), tmp_path), None)
     with pytest.raises(UserError, match="10 training images make no whole batch of 16"):
         training.run_stages(run(stage(batch_size=16, drop_last=True), tmp_path), None)
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_stage_knows_its_own_length_and_logs_rate_and_gradient_norm(tmp_path):
+    lengths = []
+
+    def optimizer(steps):
+        lengths.append(steps)
+        return adam(step_decay(0.1, at=0.5), steps)
+
+    train = dataclasses.replace(stage(data="auxiliary"), optimizer=optimizer)
+    training.run_stages(run(train, tmp_path, count=10, splits={"auxiliary": Images(6)}), None)
+    assert set(lengths) == {3 * 2}  # the length of its own split, not of the normal training images
+    log = records(tmp_path)
+    assert [round(record["mean/learning_rate"], 6) for record in log] == [0.1] * 3 + [0.01] * 3
+    assert all(record["mean/gradient_norm"] > 0 for record in log)
+
+
+def test_features_that_do_not_fit_are_computed_in_each_step_and_give_the_same_parameters(tmp_path):
+    seen = []
+
+    def loss_of(variables, batch, key):
+        seen.append("image" in batch)
+        return loss(variables, batch, key)
+
+    train = dataclasses.replace(stage(features=features), loss=loss_of)
+    cached, _ = training.run_stages(run(train, tmp_path / "cached"), None)
+    computed, _ = training.run_stages(run(train, tmp_path / "computed", feature_bytes=(0.0, 0.0)), None)
+    assert set(seen) == {True, False}
+    np.testing.assert_allclose(computed["params"]["level"], cached["params"]["level"], rtol=1e-6)
+
+
+def test_prepared_images_stand_beside_cached_features(tmp_path):
+    def brighter(images, i, rng):
+        assert isinstance(images, Images)  # the split itself, not its cached features
+        return {"image": images[i]["image"] + np.uint8(100), "draw": rng.random(dtype=np.float32)}
+
+    def loss_of(variables, batch, key):
+        level = batch["image"][:, 0, 0, 0] * 255 - 100
+        draws = jnp.mean(batch["draw"])
+        value, (updates, _) = loss(variables, {"features": (batch["features"] + level) / 2}, key)
+        return value, (updates, {"draws": draws})
+
+    plain, _ = training.run_stages(run(stage(), tmp_path / "plain"), None)
+    train = dataclasses.replace(stage(features=features, prepare=brighter), loss=loss_of)
+    both, _ = training.run_stages(run(train, tmp_path / "both"), None)
+    np.testing.assert_allclose(both["params"]["level"], plain["params"]["level"], rtol=1e-5)
+    draws = [record["mean/draws"] for record in records(tmp_path / "both")]
+    assert len(set(draws)) == len(draws)
+
+
+def test_an_interrupted_stage_draws_what_it_would_have_drawn(tmp_path):
+    def noisy(images, i, rng):
+        return {"image": rng.integers(0, 256, (4, 4, 3), np.uint8)}
+
+    class Stop(Exception):
+        pass
+
+    whole, _ = training.run_stages(run(stage(prepare=noisy), tmp_path / "whole"), None)
+    first = run(stage(prepare=noisy), tmp_path / "cut", checkpoint_every=2)
+    save = first.checkpoints.save
+
+    def save_once(variables, state, progress):
+        save(variables, state, progress)
+        raise Stop
+
+    first.checkpoints.save = save_once
+    with pytest.raises(Stop):
+        training.run_stages(first, None)
+    second = run(stage(prepare=noisy), tmp_path / "cut", checkpoint_every=2)
+    resumed, _ = training.run_stages(second, second.checkpoints.restore())
+    np.testing.assert_array_equal(resumed["params"]["level"], whole["params"]["level"])
+
+
+@pytest.mark.parametrize(("data", "known"), [("train", False), ("train+masks", True), ("auxiliary", True)])
+def test_masks_and_labels_go_only_where_a_stage_asks_for_them(tmp_path, data, known):
+    def loss_of(variables, batch, key):
+        assert [name in batch for name in ("mask", "has_mask", "label")] == [known] * 3
+        return loss(variables, batch, key)
+
+    train = dataclasses.replace(stage(data=data), loss=loss_of)
+    splits = {"train+masks": Images(5), "auxiliary": Images(5)}
+    training.run_stages(run(train, tmp_path, splits=splits), None)
+
+
+def test_the_monitor_sees_prepared_images_with_the_same_draws_each_time(tmp_path):
+    seen = []
+
+    def noisy(images, i, rng):
+        return {"image": rng.integers(0, 256, (4, 4, 3), np.uint8)}
+
+    def monitor(variables, batches):
+        seen.append(np.concatenate([np.asarray(batch["image"]) for batch in batches]))
+        assert all("mask" in batch for batch in batches)
+        return 0.0
+
+    training.run_stages(run(stage(epochs=3, prepare=noisy, monitor=monitor), tmp_path), None)
+    assert len(seen) == 3
+    np.testing.assert_array_equal(seen[0], seen[2])

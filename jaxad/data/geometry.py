@@ -65,7 +65,7 @@ class Geometry:
                 raise UserError(f"config.input.{field} is {value!r}; {expected}")
         if not self.antialias and self.interpolation != "bilinear":
             raise UserError(
-                f"config.input.interpolation is {self.interpolation!r}; expected bilinear, since config.input.antialias "
+                f"config.input.interpolation is {self.interpolation!r}; expected bilinear where config.input.antialias "
                 "is False"
             )
         if len(self.size) != 2 or min(self.size) < 1:

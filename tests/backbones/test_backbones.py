@@ -1,3 +1,7 @@
+"""Every network behind one protocol, and the ways into and out of its weights."""
+
+import dataclasses
+import functools
 import subprocess
 import sys
 
@@ -5,9 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from configs import patchcore as config_patchcore
 from jaxad import backbones
+from jaxad.backbones.clip.names import to_transformers
+from jaxad.backbones.clip.towers import TextConfig, TextTower
+from jaxad.backbones.frozen import FrozenBackbone, frozen_backbone
 from jaxad.errors import UserError
+from tests.backbones.clip.test_weights import openai_names
+
+NAMES = backbones.names()
+FAMILIES = {backbones.family(name) for name in NAMES}
+
+# the smallest network of each family, with taps that need few of its layers: a map, and what comes after it
+SMALLEST = {
+    "resnet18": ("maxpool", "layer1"),
+    "efficientnet_lite0": ("stem", "stage1"),
+    "clip_vit_nano14": ("block1", "class_feature"),
+}
+smallest = pytest.mark.parametrize(("name", "taps"), SMALLEST.items(), ids=SMALLEST)
+
+TEXT = TextConfig(width=8, layers=1, heads=1, mlp_width=8, embed_dim=4, vocabulary=9, context=5)
 
 
 def shapes(module, size=(64, 64)):
@@ -16,23 +39,87 @@ def shapes(module, size=(64, 64)):
     return variables, jax.eval_shape(module.apply, variables, images)
 
 
-def state_dict(name, taps):
-    """Random weights of the network, by their PyTorch names."""
-    variables, _ = shapes(backbones.create(name, taps))
+def drawn(tree):
+    """The tree with random arrays of its shapes."""
     random = np.random.default_rng(0)
-    return {key: random.normal(size=value.shape) for key, value in backbones.to_torch(zeros(variables)).items()}
+    return jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), tree)
 
 
-def zeros(tree):
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+@functools.cache
+def state_dict(name: str, taps: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Random weights of the network by their published names; those of a CLIP tower with a text tower beside it."""
+    variables, _ = shapes(backbones.create(name, taps))
+    if not name.startswith("clip_"):
+        return {key: np.array(value, order="C") for key, value in backbones.to_torch(drawn(variables)).items()}
+    text = jax.eval_shape(TextTower(TEXT).init, jax.random.key(0), jnp.zeros((1, 5), jnp.int32))
+    params = {**variables["params"], **text["params"], "logit_scale": jnp.zeros(())}
+    return openai_names(to_transformers({"params": drawn(params)}))
 
 
-@pytest.mark.parametrize("name", backbones.NAMES)
+def batch(size=(48, 64), seed=0):
+    return jax.random.normal(jax.random.key(seed), (2, *size, 3))
+
+
+def test_every_family_has_a_small_network_for_these_tests():
+    assert {backbones.family(name) for name in SMALLEST} == FAMILIES
+    assert sum(len(family.ARCHITECTURES) for family in FAMILIES) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_offers_what_its_family_must(name):
+    family, architecture = backbones.family(name), backbones.architecture(name)
+    assert architecture == family.ARCHITECTURES[name]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(architecture, dataclasses.fields(architecture)[0].name, None)
+    taps, channels = backbones.taps(name), backbones.channels(name)
+    assert [tap for tap in taps if tap in channels] == list(channels)
+    strides = [stride for stride, _ in channels.values()]
+    assert strides == sorted(strides)
+    mean, std = backbones.normalization(name)
+    assert [len(mean), len(std)] == [3, 3]
+    assert all(0 < number < 1 for number in (*mean, *std))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_taps_have_the_stated_strides_and_channels(name):
-    stated = backbones.channels(name)
-    _, taps = shapes(backbones.create(name, tuple(stated)), (224, 288))
-    found = {tap: (224 // value.shape[1], 288 // value.shape[2], value.shape[3]) for tap, value in taps.items()}
-    assert found == {tap: (stride, stride, width) for tap, (stride, width) in stated.items()}
+    stated, size = backbones.channels(name), (224, 448)
+    _, found = shapes(backbones.create(name, backbones.taps(name)), size)
+    assert set(found) == set(backbones.taps(name))
+    for tap, value in found.items():
+        if tap in stated:
+            stride, width = stated[tap]
+            assert value.shape == (2, size[0] // stride, size[1] // stride, width), tap
+        else:
+            assert value.ndim == 2, tap
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untrained_variables_are_float32_and_serve_images_of_any_size(name):
+    taps = backbones.taps(name)
+    variables = jax.eval_shape(lambda key: backbones.init(name, taps, key), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    side = backbones.family(name).SIDE
+    for size in ((side, side), (3 * side, 2 * side)):
+        assert variables == shapes(backbones.create(name, taps), size)[0]
+
+
+@smallest
+def test_untrained_variables_come_from_the_key(name, taps):
+    first, again, other = (
+        jax.tree.leaves(backbones.init(name, taps, jax.random.key(seed))["params"]) for seed in (0, 0, 1)
+    )
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(first, other, strict=True))
+
+
+@smallest
+def test_only_the_taps_that_are_asked_for_are_returned_in_their_order(name, taps):
+    variables = backbones.init(name, taps, jax.random.key(0))
+    together = backbones.create(name, taps[::-1]).apply(variables, batch())
+    assert tuple(together) == taps[::-1]
+    alone = backbones.create(name, taps[:1]).apply(variables, batch())
+    assert tuple(alone) == taps[:1]
+    np.testing.assert_array_equal(alone[taps[0]], together[taps[0]])
 
 
 @pytest.mark.parametrize(("name", "taps"), [("resnet18", ("layer2",)), ("efficientnet_lite0", ("stage2",))])
@@ -55,6 +142,136 @@ def test_a_whole_network_has_the_published_number_of_parameters(name, weights, m
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6 == pytest.approx(million, abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("clip_vit_b32", 87_849_216),
+        ("clip_vit_b16", 86_192_640),
+        ("clip_vit_l14", 303_966_208),
+        ("clip_vit_l14_336", 304_293_888),
+    ],
+)
+def test_an_image_tower_has_as_many_parameters_as_openais(name, count):
+    variables, _ = shapes(backbones.create(name, ("class_feature",)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count
+
+
+@smallest
+def test_half_precision_is_close_and_leaves_parameters_and_frozen_features_in_float32(name, taps):
+    half, single = (FrozenBackbone(name, "random", taps, dtype) for dtype in ("bfloat16", "float32"))
+    images = batch()
+    inside = backbones.create(name, taps, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(inside)[0])} == {jnp.dtype("float32")}
+    variables = half.init(jax.random.key(1))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert {value.dtype for value in shapes(inside)[1].values()} == {jnp.dtype("bfloat16")}
+    narrow, wide = (jax.jit(backbone)(variables, images) for backbone in (half, single))
+    for tap in taps:
+        assert narrow[tap].dtype == wide[tap].dtype == jnp.float32
+        error = np.max(np.abs(narrow[tap] - wide[tap]))
+        assert 0 < error < 0.05 * np.max(np.abs(wide[tap])), tap
+
+
+@smallest
+def test_a_frozen_backbone_keeps_its_arrays_under_one_name_and_its_taps_in_order(name, taps):
+    backbone = FrozenBackbone(name, "random", taps[::-1])
+    variables = backbone.init(jax.random.key(0))
+    assert {collection: set(tree) for collection, tree in variables.items()} == {
+        collection: {"backbone"} for collection in backbones.init(name, taps, jax.random.key(0))
+    }
+    found = backbone({**variables, "params": {**variables["params"], "other": jnp.zeros(3)}}, batch())
+    assert tuple(found) == taps[::-1]
+    plain = backbones.create(name, taps).apply({c: tree["backbone"] for c, tree in variables.items()}, batch())
+    for tap in taps:
+        np.testing.assert_array_equal(found[tap], plain[tap])
+    assert backbone.normalization == backbones.normalization(name)
+
+
+def test_a_frozen_clip_has_no_statistics_and_takes_images_of_another_size():
+    backbone = FrozenBackbone("clip_vit_nano14", "random", ("block0", "block3", "class_feature"))
+    variables = backbone.init(jax.random.key(0))
+    assert set(variables) == {"params"}
+    beside = {**variables, "batch_stats": {"decoder": {"mean": jnp.zeros(3)}}}
+    for size, grid in (((70, 70), (5, 5)), ((56, 98), (4, 7)), ((32, 45), (2, 3))):
+        found = backbone(beside, batch(size))
+        assert found["block0"].shape == found["block3"].shape == (2, *grid, 64)
+        assert found["class_feature"].shape == (2, 32)
+        assert all(np.isfinite(value).all() for value in found.values())
+
+
+def test_strides_and_channels_of_a_frozen_backbone_are_those_of_its_taps():
+    backbone = FrozenBackbone("wide_resnet50_2", "random", ("layer3", "layer1"))
+    assert (backbone.strides, backbone.channels) == ((16, 4), (1024, 256))
+    backbone = FrozenBackbone("clip_vit_b16", "random", ("block2", "block11"))
+    assert (backbone.strides, backbone.channels) == ((16, 16), (768, 768))
+
+
+def test_options_replace_fields_of_the_architecture():
+    assert backbones.architecture("clip_vit_b32").activation == "quick_gelu"
+    changed = backbones.architecture("clip_vit_b32", {"activation": "gelu"})
+    assert dataclasses.replace(changed, activation="quick_gelu") == backbones.architecture("clip_vit_b32")
+    options = (("blocks", (1, 1, 1, 1)),)
+    shallow, taps = FrozenBackbone("resnet18", "random", ("layer1",), options=options), ("layer1",)
+    assert "layer1_1" not in shallow.init(jax.random.key(0))["params"]["backbone"]
+    weights = {key: value for key, value in state_dict("resnet18", taps).items() if not key.startswith("layer1.1")}
+    assert shallow(shallow.from_torch(weights), batch())["layer1"].shape == (2, 12, 16, 64)
+    with pytest.raises(UserError, match=r"weights of resnet18: no entry 'layer1\.1"):
+        FrozenBackbone("resnet18", "random", taps).from_torch(weights)
+
+
+@pytest.mark.slow
+def test_the_activation_of_clip_is_an_option():
+    quick, exact = (
+        FrozenBackbone("clip_vit_nano14", "random", ("block3",), options=(("activation", name),))
+        for name in ("quick_gelu", "gelu")
+    )
+    variables = quick.init(jax.random.key(0))
+    difference = np.abs(quick(variables, batch())["block3"] - exact(variables, batch())["block3"])
+    assert 1e-4 < np.max(difference) < 0.5
+
+
+@smallest
+def test_published_names_lead_to_the_variables_that_the_network_has(name, taps):
+    named = {f"teacher.{key}": value for key, value in state_dict(name, taps).items()}
+    variables = backbones.from_torch(name, named, taps=taps, prefix="teacher.")
+    expected, _ = shapes(backbones.create(name, taps))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, expected)
+    if not name.startswith("clip_"):  # those of CLIP have tests of their own
+        for key, value in backbones.to_torch(variables).items():
+            np.testing.assert_array_equal(value, state_dict(name, taps)[key])
+    under = FrozenBackbone(name, "random", taps).from_torch(named, "teacher.")
+    jax.tree.map(np.testing.assert_array_equal, under, {c: {"backbone": tree} for c, tree in variables.items()})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_every_other_family_and_size_are_refused_by_name(name):
+    for other, taps in SMALLEST.items():
+        if other != name:
+            with pytest.raises(UserError, match=rf"^weights of {name}: .*weights of another network"):
+                backbones.from_torch(name, state_dict(other, taps))
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("other", SMALLEST)
+def test_a_weight_file_is_loaded_by_its_own_network_and_refused_by_others(name, other, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(state_dict(other, SMALLEST[other]), path)
+    backbone = FrozenBackbone(name, str(path), SMALLEST[name])
+    if name == other:
+        loaded = backbone.init(jax.random.key(0))
+        jax.tree.map(np.testing.assert_array_equal, loaded, backbone.from_torch(state_dict(other, SMALLEST[other])))
+    else:
+        with pytest.raises(UserError, match=r"weights\.safetensors: "):
+            backbone.init(jax.random.key(0))
+
+
+def test_a_clip_of_another_size_is_refused_with_the_size_and_the_remedy(tmp_path):
+    save_file(state_dict("clip_vit_nano14", ("block1", "class_feature")), tmp_path / "nano.safetensors")
+    message = r"nano\.safetensors: the image tower's width is 64, expected 768: set config\.backbone\.name"
+    with pytest.raises(UserError, match=message):
+        backbones.load("clip_vit_b16", str(tmp_path / "nano.safetensors"), ("block1",))
+
+
 def test_weights_deeper_than_the_taps_are_ignored_and_counters_may_be_missing():
     whole = state_dict("resnet18", ("logits",))
     with_counters = {**whole, "bn1.num_batches_tracked": np.int64(3)}
@@ -65,16 +282,14 @@ def test_weights_deeper_than_the_taps_are_ignored_and_counters_may_be_missing():
     jax.tree.map(np.testing.assert_array_equal, cut, full)
 
 
-def test_prefixed_weights_are_found_and_named_in_full():
+def test_prefixed_weights_are_named_in_full():
     weights = {f"teacher.{key}": value for key, value in state_dict("resnet18", ("stem",)).items()}
-    backbones.from_torch("resnet18", weights, taps=("stem",), prefix="teacher.")
     with pytest.raises(UserError, match=r"resnet18: no entry 'teacher\.layer1\.0\.bn1\.running_mean'"):
         backbones.from_torch("resnet18", weights, taps=("layer1",), prefix="teacher.")
 
 
-def test_weights_of_another_network_are_refused_with_both_shapes():
-    weights = state_dict("resnet18", ("layer1",))
-    weights["layer1.0.conv2.weight"] = np.zeros((64, 64, 1, 1))
+def test_weights_of_another_shape_are_refused_with_both_shapes():
+    weights = {**state_dict("resnet18", ("layer1",)), "layer1.0.conv2.weight": np.zeros((64, 64, 1, 1))}
     message = r"'layer1\.0\.conv2\.weight' has shape \(64, 64, 1, 1\), expected \(64, 64, 3, 3\)"
     with pytest.raises(UserError, match=message):
         backbones.from_torch("resnet18", weights, taps=("layer1",))
@@ -110,30 +325,66 @@ def test_frozen_padding_differs_only_where_a_halving_is_odd():
     assert np.max(np.abs(dynamic["stage2"] - frozen["stage2"])) > 0.02 * np.max(np.abs(dynamic["stage2"]))
 
 
-def test_half_precision_is_close_and_leaves_parameters_in_float32():
-    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
-    module = backbones.create("resnet18", ("layer1",), dtype="bfloat16")
-    variables = module.init(jax.random.key(1), images)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    half = module.apply(variables, images)["layer1"]
-    single = module.clone(dtype="float32").apply(variables, images)["layer1"]
-    assert half.dtype == jnp.bfloat16
-    assert np.max(np.abs(half - single)) < 0.05 * np.max(np.abs(single))
-
-
 def test_normalization_is_what_the_weights_were_trained_with():
-    mean, std = backbones.normalization("efficientnet_lite0", "package")
+    mean, std = backbones.normalization("efficientnet_lite0")
     assert [(value / 255 - mean[0]) / std[0] for value in (127, 255)] == pytest.approx([0, 1])
-    assert backbones.normalization("resnet18", "tv_in1k")[0] == (0.485, 0.456, 0.406)
+    for name in ("resnet18", "efficientnet_b4"):
+        assert backbones.normalization(name)[0] == (0.485, 0.456, 0.406)
+    assert backbones.normalization("clip_vit_b32")[1] == pytest.approx((0.2686, 0.2613, 0.2758), abs=1e-4)
 
 
-def test_unknown_names_are_answered_with_near_ones():
-    with pytest.raises(UserError, match=r"unknown backbone 'wide_resnet50'.*'wide_resnet50_2'"):
-        backbones.create("wide_resnet50", ("layer2",))
-    with pytest.raises(UserError, match=r"resnet18 has no tap 'layer_2'.*'layer2'"):
-        backbones.create("resnet18", ("layer_2",))
-    with pytest.raises(UserError, match="no taps given"):
-        backbones.create("resnet18", ())
+def test_unknown_networks_are_answered_with_near_ones():
+    for ask in (backbones.channels, backbones.taps, backbones.normalization):
+        with pytest.raises(UserError, match=r"unknown backbone 'wide_resnet50'.*'wide_resnet50_2'"):
+            ask("wide_resnet50")
+    with pytest.raises(UserError, match=r"unknown backbone 'clip_vit_l14-336'.*'clip_vit_l14_336'"):
+        backbones.create("clip_vit_l14-336", ("block0",))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_taps_are_answered_with_those_that_the_network_has(name):
+    deepest = backbones.taps(name)[-1]
+    with pytest.raises(UserError, match=rf"backbone {name} has no tap '{deepest}x'; it has .*{deepest}.*'{deepest}'"):
+        backbones.create(name, (backbones.taps(name)[0], f"{deepest}x"))
+    with pytest.raises(UserError, match=rf"backbone {name}: no taps given; it has .*{deepest}"):
+        backbones.create(name, ())
+
+
+def with_backbone(**fields):
+    config = config_patchcore.get_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+def test_a_config_describes_a_frozen_backbone():
+    config = with_backbone(dtype="bfloat16", backbone__name="clip_vit_b16", backbone__taps=("block3", "block7"))
+    config.backbone.weights = "random"
+    found = frozen_backbone(config, also=("class_feature",), position_resize="bilinear", activation="gelu")
+    options = (("activation", "gelu"), ("position_resize", "bilinear"))
+    taps = ("block3", "block7", "class_feature")
+    assert found == FrozenBackbone("clip_vit_b16", "random", taps, "bfloat16", options)
+    assert hash(found) == hash(dataclasses.replace(found))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"backbone__name": "resnet19"},
+            "config.backbone.name is 'resnet19'; expected one of .*mean 'resnet18'",
+        ),
+        (
+            {"backbone__taps": ("layer2", "layer_3")},
+            "config.backbone.taps has 'layer_3'; wide_resnet50_2 has .*'layer3'",
+        ),
+        ({"backbone__taps": ("logits",)}, "config.backbone.taps has 'logits'; wide_resnet50_2 has stem"),
+        ({"backbone__taps": ()}, "config.backbone.taps is empty; wide_resnet50_2 has stem"),
+        ({"dtype": "float16"}, "config.dtype is 'float16'; expected one of float32, bfloat16"),
+    ],
+)
+def test_wrong_fields_of_a_backbone_are_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        frozen_backbone(with_backbone(**fields))
 
 
 def test_importing_the_package_does_not_import_flax():

@@ -11,6 +11,8 @@ import pytest
 from jaxad import backbones
 from tests.golden.load import Case, cases, load
 
+NOT_BUILT = ("hrnet_w32",)  # fixtures of networks that jaxad does not have yet
+
 
 def state_dict_of(case: Case):
     if not case.external_weights:
@@ -22,9 +24,11 @@ def state_dict_of(case: Case):
 
 
 def built(case: Case) -> str:
+    """The name of the fixture's network; skips the test where there is no such network yet."""
     name = case.settings["arch"]
-    if name not in backbones.NAMES:
-        pytest.skip(f"backbone {name} is not built yet")
+    if name in NOT_BUILT:
+        assert name not in backbones.names()
+        pytest.skip(f"there is no backbone {name} yet")
     return name
 
 
@@ -34,7 +38,7 @@ def forward(name: str, taps: tuple[str, ...], num_classes: int):
 
 
 def outputs_of(taps: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """The fixtures' outputs by name, of named taps in NHWC."""
+    """The fixtures' outputs by name, from the taps by name in NHWC."""
     outputs = {}
     for name, tap in taps.items():
         if name == "logits":
@@ -68,7 +72,7 @@ def test_features_equal_the_reference(path):
 def test_photographs_are_classified_as_the_reference_does(path):
     case = load(path)
     name = built(case)
-    mean, std = backbones.normalization(name, "package")
+    mean, std = backbones.normalization(name)
     images = (case.inputs["image_u8"] / 255 - np.array(mean)) / np.array(std)
     variables = backbones.from_torch(name, state_dict_of(case), taps=("logits",))
     outputs = outputs_of(forward(name, ("logits",), 1000)(variables, jnp.float32(images)))

@@ -91,6 +91,7 @@ def input_config(**fields) -> ConfigDict:
             "resize": 48,
             "interpolation": "bilinear",
             "mask_interpolation": "nearest",
+            "antialias": True,
             "cache_gib": 1.0,
         }
     )

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
-from jaxad.data.geometry import Box, Geometry
+from configs import common
+from jaxad.data.geometry import Box, Geometry, from_config, sampled
 from jaxad.errors import UserError
 from tests.data.raw import pixels
 from tests.golden.load import cases, load
@@ -65,7 +67,7 @@ def test_padding_is_black_and_not_valid(size):
     assert box.height == 32 or box.width == 48
 
 
-def test_nothing_of_a_stretched_or_cropped_input_is_padding():
+def test_stretched_and_cropped_inputs_have_no_padding():
     for kind in ("stretch", "crop"):
         geometry = Geometry(kind, (32, 48), resize=48)
         assert geometry.valid(geometry.apply(pixels(0, 37, 52))[1]).all()
@@ -85,6 +87,133 @@ def test_bilinear_masks_are_those_of_ader():
     got = Geometry("stretch", (32, 32), mask_interpolation="bilinear").apply_mask(mask)
     np.testing.assert_array_equal(got, resized / 255 > 0.5)
     assert (got != Geometry("stretch", (32, 32)).apply_mask(mask)).any()
+
+
+def interpolated(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear values at the new pixels' centres by SciPy's interpolation, borders repeated; float64."""
+    places = [(np.arange(new) + 0.5) * old / new - 0.5 for old, new in zip(image.shape, size, strict=False)]
+    grid = np.meshgrid(*places, indexing="ij")
+    channels = image.reshape(*image.shape[:2], -1).astype(float)
+    values = [map_coordinates(channels[..., c], grid, order=1, mode="nearest") for c in range(channels.shape[2])]
+    return np.stack(values, 2).reshape(*size, *image.shape[2:])
+
+
+@pytest.mark.parametrize("new", [(32, 48), (33, 7), (37, 52), (1, 1), (97, 301)])
+@pytest.mark.parametrize("old", [*SIZES, (1, 1), (2, 3)])
+def test_sampling_is_bilinear_at_the_centres_of_the_new_pixels(old, new):
+    image = np.random.default_rng(0).integers(0, 256, (*old, 3), np.uint8)
+    got, want = sampled(image, new), interpolated(image, new)
+    assert got.shape == (*new, 3) and got.dtype == np.uint8
+    assert np.abs(got - want).max() <= 0.5 + 1e-3
+    np.testing.assert_array_equal(sampled(image[..., 0], new), got[..., 0])  # a grey picture is a channel by itself
+
+
+@pytest.mark.parametrize(
+    ("row", "count", "want"),
+    [
+        ([0, 100], 4, [0, 25, 75, 100]),  # at -0.25, repeated; 0.25; 0.75; 1.25, repeated
+        ([0, 90], 3, [0, 45, 90]),
+        ([7], 3, [7, 7, 7]),
+        ([0, 10, 20, 30], 2, [5, 25]),
+        ([0, 90, 0, 0, 60, 0], 2, [90, 60]),  # every third pixel, the others unseen
+        ([0, 90, 90, 0, 90, 90], 2, [90, 90]),
+        ([0, 40, 80, 120, 160], 2, [30, 130]),  # at 0.75 and 3.25
+        ([10, 20, 30, 40, 50], 5, [10, 20, 30, 40, 50]),
+        ([0, 1], 4, [0, 0, 1, 1]),  # 0.25 and 0.75, rounded
+        ([255, 254], 4, [255, 255, 254, 254]),
+        ([0, 255], 2, [0, 255]),
+    ],
+)
+def test_sampled_values_are_those_computed_by_hand(row, count, want):
+    line = np.array([row], np.uint8)
+    assert sampled(line, (1, count)).tolist() == [want]
+    assert sampled(line.T, (count, 1)).T.tolist() == [want]
+
+
+def test_sampling_goes_along_both_axes():
+    square = np.array([[0, 100], [40, 180]], np.uint8)
+    assert sampled(square, (1, 1)).tolist() == [[80]]
+    assert sampled(square, (3, 3)).tolist() == [[0, 50, 100], [20, 80, 140], [40, 110, 180]]
+
+
+def test_antialias_averages_over_what_plain_bilinear_skips():
+    image = np.zeros((60, 60, 3), np.uint8)
+    image[:, ::10] = 240  # a tenth of the size is sampled between columns 4 and 5, 14 and 15, ...
+    plain, _ = Geometry("stretch", (6, 6), antialias=False).apply(image)
+    smooth, _ = Geometry("stretch", (6, 6)).apply(image)
+    assert not plain.any()
+    assert smooth.min() > 10
+
+
+@pytest.mark.parametrize("size", [(100, 151), (91, 50)])
+@pytest.mark.parametrize(
+    ("kind", "resized"),
+    [
+        ("stretch", {(100, 151): (32, 48), (91, 50): (32, 48)}),
+        ("pad", {(100, 151): (32, 48), (91, 50): (32, 18)}),
+        ("crop", {(100, 151): (48, 72), (91, 50): (87, 48)}),
+    ],
+)
+def test_every_kind_can_do_without_antialias(kind, resized, size):
+    image, geometry = pixels(2, *size), Geometry(kind, (32, 48), resize=48, antialias=False)
+    got, box = geometry.apply(image)
+    whole = sampled(image, resized[size])
+    if kind == "pad":
+        inside = got[box.top : box.top + box.height, box.left : box.left + box.width]
+        np.testing.assert_array_equal(inside, whole)
+        assert not got[~geometry.valid(box)].any()
+    else:
+        top, left = (round((r - n) / 2) for r, n in zip(whole.shape[:2], (32, 48), strict=True))
+        np.testing.assert_array_equal(got, whole[top : top + 32, left : left + 48])
+    assert (got != Geometry(kind, (32, 48), resize=48).apply(image)[0]).any()
+
+
+@pytest.mark.parametrize("size", SIZES[:3])
+@pytest.mark.parametrize("kind", ["stretch", "pad", "crop"])
+def test_boxes_and_the_way_back_do_not_depend_on_antialias(kind, size):
+    smooth, plain = (Geometry(kind, (32, 48), resize=48, antialias=antialias) for antialias in (True, False))
+    image, anomaly_map = pixels(0, *size), np.random.default_rng(1).random((32, 48))
+    assert plain.apply(image)[1] == smooth.apply(image)[1] == plain.box(size)
+    np.testing.assert_array_equal(plain.restore(anomaly_map, size), smooth.restore(anomaly_map, size))
+
+
+def test_bilinear_masks_without_antialias_are_sampled_and_cut_at_half():
+    mask = np.random.default_rng(3).random((61, 45)) > 0.5
+    got = Geometry("stretch", (32, 48), mask_interpolation="bilinear", antialias=False).apply_mask(mask)
+    want = interpolated(mask.astype(np.uint8) * 255, (32, 48))
+    clear = np.abs(want - 127.5) > 0.501  # what rounding cannot turn
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(got[clear], want[clear] > 127.5)
+    assert (got != Geometry("stretch", (32, 48), mask_interpolation="bilinear").apply_mask(mask)).any()
+
+
+def test_thin_defects_stay_or_vanish_by_their_place_in_plain_bilinear_masks():
+    mask = np.zeros((6, 6), bool)
+    mask[:, 1] = True  # the middle of the first three pixels, of which one is sampled
+    geometry = Geometry("stretch", (6, 2), mask_interpolation="bilinear", antialias=False)
+    assert geometry.apply_mask(mask).tolist() == [[True, False]] * 6
+    assert not geometry.apply_mask(np.roll(mask, 1, 1)).any()
+
+
+def test_nearest_masks_do_not_depend_on_antialias():
+    mask = np.random.default_rng(4).random((61, 45)) > 0.5
+    for kind in ("stretch", "pad", "crop"):
+        smooth, plain = (Geometry(kind, (32, 48), resize=48, antialias=antialias) for antialias in (True, False))
+        np.testing.assert_array_equal(plain.apply_mask(mask), smooth.apply_mask(mask))
+
+
+def test_the_config_says_whether_there_is_antialias():
+    config = common.base("elpv").input
+    assert from_config(config) == Geometry("stretch", (256, 256), resize=256)
+    config.antialias = False
+    assert from_config(config) == Geometry("stretch", (256, 256), resize=256, antialias=False)
+
+
+def test_bicubic_without_antialias_is_refused():
+    refused = r"config\.input\.interpolation is 'bicubic'; expected bilinear, .* config\.input\.antialias is False$"
+    with pytest.raises(UserError, match=refused):
+        Geometry(interpolation="bicubic", antialias=False)
+    assert Geometry(interpolation="bicubic").antialias
 
 
 @pytest.mark.parametrize("size", SIZES)

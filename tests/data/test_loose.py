@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxad.data.batches import evaluation_batches
 from jaxad.data.geometry import Geometry
 from jaxad.data.loose import ArraySplit, FileSplit, image_files
-from jaxad.data.pipeline import evaluation_batches
 from jaxad.errors import UserError
 from tests.data.raw import photograph, pixels
 

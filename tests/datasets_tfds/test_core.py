@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from datasets_tfds.core import Photograph, PhotographBuilder, read_index
-from jaxad.data.pipeline import holdout, load_split
+from jaxad.data.split import holdout, load_split
 from jaxad.errors import UserError
 from tests.data.raw import dataset_config, input_config, mask, photograph
 
@@ -44,7 +44,7 @@ def builder(tmp_path_factory):
 
 @pytest.fixture
 def config(builder, monkeypatch):
-    monkeypatch.setattr("jaxad.data.preparation.prepare", lambda *_, **__: {"cog": builder})
+    monkeypatch.setattr("jaxad.data.split.prepare", lambda *_, **__: {"cog": builder})
     return dataset_config("toy", Path("unused"))
 
 
@@ -74,10 +74,10 @@ def test_parts_of_a_split_are_named_by_label(builder):
 
 def test_the_validation_split_is_what_is_held_out(config):
     split = load_split(config, input_config(), "train+validation")
-    rest, held = holdout(split, 0.5, seed=0)
+    rest, held = holdout(split, 0.5, 0, "config.threshold.holdout")
     assert held.ids == ["validation0.png", "validation1.png"]
     assert len(rest) == 6
-    assert holdout(split, 0.0, seed=0)[1].ids == held.ids
+    assert holdout(split, 0.0, 0, "config.threshold.holdout")[1].ids == held.ids
 
 
 def test_images_are_selected_by_their_factors(config):

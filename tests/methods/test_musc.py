@@ -1,21 +1,23 @@
-"""MuSc against the official code, and its run over whole sets of images."""
+"""MuSc against the official code, and its scoring of whole sets of images."""
 
+import json
 import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 import jaxad
 from configs import musc as config_musc
 from jaxad import sharding
+from jaxad.backbones import architecture
 from jaxad.backbones.clip.towers import VisionConfig, VisionTower
-from jaxad.backbones.clip.weights import Clip
+from jaxad.backbones.frozen import FrozenBackbone
 from jaxad.data.geometry import Geometry
 from jaxad.errors import UserError
 from jaxad.methods import musc
@@ -23,23 +25,48 @@ from jaxad.methods.musc import MuSc
 from jaxad.nn.mutual_scoring import aggregate, deal, image_layer_norm, mutual_scores, nearest_distances, rescore
 from tests import runs
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, nhwc
+from tests.methods.golden import check_all, make, nhwc
 
-TOWER = VisionConfig(
-    width=64, layers=12, heads=2, mlp_width=256, embed_dim=32, patch_size=14, image_size=70, activation="gelu"
-)
+CONFIG = config_musc.get_config()
 
 
 @dataclass(frozen=True)
 class FedMuSc(MuSc):
-    """MuSc that finds features in the batch."""
+    """MuSc that finds the patch tokens and the class features in the batch."""
 
-    def features(self, variables, batch):
-        return batch["tokens"], batch["class_feature"]
+    def encode(self, variables, batch):
+        return [image_layer_norm(tokens) for tokens in batch["tokens"]], batch["class_feature"]
 
 
-def one_device():
+def one_device() -> Mesh:
     return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+@dataclass(frozen=True)
+class Given:
+    """Batches of one category that are in memory already."""
+
+    batches: list[dict]
+    mesh: Mesh
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def set_of(method: MuSc, batches: list[dict], variables=None, mesh: Mesh | None = None):
+    """(maps, scores) of a whole set."""
+    found = list(method.predict_all(variables or {}, Given(batches, mesh or one_device())))
+    assert [len(p.score) for p in found] == [len(b["image"]) for b in batches]
+    return np.concatenate([p.map for p in found]), np.concatenate([p.score for p in found])
+
+
+def in_batches(columns: dict, size: int) -> list[dict]:
+    count = len(columns["image"])
+    columns = {"weight": np.ones(count, np.float32), **columns}
+    return [jax.tree.map(lambda x: jnp.asarray(x[i : i + size]), columns) for i in range(0, count, size)]  # noqa: B023
 
 
 def grids(tokens):
@@ -47,31 +74,23 @@ def grids(tokens):
     return np.asarray(tokens, np.float32).reshape(len(tokens), side, side, -1)
 
 
-def set_of(method: MuSc, batches: list[dict], variables=None):
-    """(maps, scores) of a whole set."""
-    found = list(method.predict_all({} if variables is None else variables, batches))
-    assert [len(p.score) for p in found] == [len(b["image"]) for b in batches]
-    return np.concatenate([p.map for p in found]), np.concatenate([p.score for p in found])
+def tower(*taps: int, **options) -> FrozenBackbone:
+    """A tower with random weights, tapped after these blocks."""
+    named = (*(f"block{i}" for i in taps), "class_feature")
+    return FrozenBackbone("clip_vit_nano14", "random", named, options=tuple(sorted(options.items())))
 
 
-def in_batches(columns: dict, size: int) -> list[dict]:
-    count = len(columns["image"])
-    return [jax.tree.map(lambda x: jnp.asarray(x[i : i + size]), columns) for i in range(0, count, size)]  # noqa: B023
-
-
-def fed(case: Case, **changes) -> FedMuSc:
+def fed(case: Case) -> FedMuSc:
     s = case.settings
-    tower = replace(TOWER, patch_size=s["image_size"] // s["grid"], width=s["C"])
-    return FedMuSc(
-        tower,
-        "random",
-        feature_layers=tuple(range(s["layers"])),
+    return make(
+        CONFIG,
+        FedMuSc,
+        backbone=tower(*range(s["layers"])),
         r_list=tuple(s["r_list"]),
         interval=(s["topmin_min"], s["topmin_max"]),
         rscin_k=tuple(s["rscin_k"]),
         divide_num=s["divide_num"],
         seed=s["seed"],
-        **changes,
     )
 
 
@@ -79,14 +98,13 @@ def fed(case: Case, **changes) -> FedMuSc:
 def test_scores_of_given_features_equal_the_reference(path):
     case = load(path)
     s, method = case.settings, fed(case)
-    layers = [case.inputs[f"tokens_{i}"][:, 1:] for i in range(s["layers"])]
+    layers = [grids(case.inputs[f"tokens_{i}"][:, 1:]) for i in range(s["layers"])]
     types = np.array([list(dict.fromkeys(s["image_types"])).index(t) for t in s["image_types"]])
     columns = {
         "image": np.zeros((s["N"], s["image_size"], s["image_size"], 3), np.float32),
         "tokens": layers,
         "class_feature": case.inputs["cls"],
         "defect": types,
-        "weight": np.ones(s["N"], np.float32),
     }
     batches = in_batches(columns, s["batch_size"])
     maps, scores = set_of(method, batches)
@@ -100,7 +118,7 @@ def test_scores_of_given_features_equal_the_reference(path):
         "image_score_raw": raw[order],
         "image_score": scores[order],
     }
-    normed = [np.asarray(image_layer_norm(jnp.asarray(grids(layer)))) for layer in layers]
+    normed = [np.asarray(image_layer_norm(jnp.asarray(layer))) for layer in layers]
     for r in s["r_list"]:
         pooled = [aggregate(jnp.asarray(layer[found[0][:2]]), r) for layer in normed]
         got[f"lnamd/r{r}"] = np.stack(pooled).reshape(s["layers"], 2, -1, s["C"])
@@ -152,17 +170,19 @@ def test_subsets_equal_the_reference(path):
 def test_resized_positions_equal_the_reference(path):
     case = load(path)
     s, table = case.settings, case.inputs["pos_embed"]
-    assert s["mode"] == MuSc(TOWER, "random").tower.position_resize
-    tower = VisionTower(replace(TOWER, width=s["C"], image_size=s["old_grid"] * TOWER.patch_size))
+    backbone = musc.create(CONFIG, ("parts",)).backbone
+    config = architecture(backbone.name, dict(backbone.options))
+    assert s["mode"] == config.position_resize
+    resized = VisionTower(replace(config, width=s["C"], image_size=s["old_grid"] * config.patch_size))
     embeddings = {"position_embedding": {"embedding": table}, "class_embedding": np.zeros(s["C"], np.float32)}
     variables = {"params": {"vision_model": {"embeddings": embeddings}}}
-    check_all(case, {"pos_embed": tower.apply(variables, s["new_grid"], s["new_grid"], method="positions")})
+    check_all(case, {"pos_embed": resized.apply(variables, s["new_grid"], s["new_grid"], method="positions")})
 
 
 @pytest.mark.parametrize("path", cases("musc", "preprocess"))
 def test_preprocessing_equals_the_reference(path):
     case = load(path)
-    mean, std = MuSc(TOWER, "random").normalization
+    mean, std = musc.create(CONFIG, ("parts",)).normalization
     got = {}
     for size in case.settings["sizes"]:
         image, _ = Geometry(size=(size, size), interpolation="bicubic").apply(case.inputs["image_uint8"])
@@ -175,7 +195,9 @@ def test_images_to_scores_equal_the_reference(path):
     case = load(path)
     s, quick = case.settings, "quick" in case.settings["activation"]
     grid = round((case.state_dict["positional_embedding"].shape[0] - 1) ** 0.5)
-    tower = VisionConfig(
+    layers = tuple(s["feature_layers"])
+    backbone = tower(
+        *layers,
         width=s["width"],
         layers=s["layers"],
         heads=s["heads"],
@@ -186,13 +208,14 @@ def test_images_to_scores_equal_the_reference(path):
         activation="quick_gelu" if quick else "gelu",
         epsilon=s["layer_norm_eps"],
     )
-    layers, r_list = tuple(s["feature_layers"]), tuple(s["r_list"])
-    method = MuSc(tower, "random", feature_layers=layers, r_list=r_list, rscin_k=tuple(s["rscin_k"]))
+    method = make(CONFIG, MuSc, backbone=backbone, r_list=tuple(s["r_list"]), rscin_k=tuple(s["rscin_k"]))
     variables = method.from_torch(case.state_dict)
     image = nhwc(case.inputs["images"])
-    apply = jax.jit(lambda weights, x: VisionTower(tower).apply(weights, x, layers))
+    plain = VisionTower(VisionConfig(**dict(backbone.options)))
+    apply = jax.jit(lambda weights, x: plain.apply(weights, x, layers))
     found = apply({"params": variables["params"]["backbone"]}, image)
-    maps, scores = set_of(method, in_batches({"image": image}, 3), variables)
+    batches = in_batches({"image": image}, 3)
+    maps, scores = set_of(method, batches, variables)
     normed, features = jax.jit(method.encode)(variables, {"image": image})
     by_layer = [mutual_scores(np.asarray(x), method.r_list, method.interval, one_device()) for x in normed]
     unit = features / jnp.linalg.norm(features, axis=1, keepdims=True)
@@ -201,7 +224,7 @@ def test_images_to_scores_equal_the_reference(path):
         "cls_similarity": unit @ unit.T,
         "map": maps,
         "image_score": scores,
-        "image_score_raw": set_of(replace(method, rscin_k=(0,)), [{"image": image}], variables)[1],
+        "image_score_raw": set_of(replace(method, rscin_k=(0,)), batches, variables)[1],
         "msm": np.stack(by_layer, 1),
     }
     check_all(case, got | {f"tokens/block{i}": found["tokens"][i] for i in layers})
@@ -216,15 +239,14 @@ def made(count=10, side=4, width=24, seed=0, odd=()):
 
 
 def small(**changes) -> FedMuSc:
-    tower = replace(TOWER, patch_size=8, width=24)
-    return FedMuSc(tower, "random", **{"feature_layers": (0,), "r_list": (1, 3), **changes})
+    return make(CONFIG, FedMuSc, **{"backbone": tower(0), "r_list": (1, 3), **changes})
 
 
 def batches_of(tokens, size=4, **more):
     count = len(tokens)
     columns = {
         "image": np.zeros((count, 8 * tokens.shape[1], 8 * tokens.shape[2], 3), np.float32),
-        "tokens": [tokens.reshape(count, -1, tokens.shape[-1])],
+        "tokens": [tokens],
         "class_feature": np.random.default_rng(1).uniform(0.5, 1, (count, 6)).astype(np.float32),
     }
     return in_batches(columns | more, size)
@@ -284,19 +306,6 @@ def test_filling_and_unreadable_images_take_no_part():
     assert not maps[[3, 10, 11]].any()
 
 
-def test_categories_do_not_see_each_other():
-    both = np.concatenate([made(7, seed=1), made(8, seed=2)])[np.random.default_rng(0).permutation(15)]
-    category = np.arange(15) % 2
-    maps, scores = set_of(small(), batches_of(both, category=category))
-    features = np.concatenate([b["class_feature"] for b in batches_of(both)])
-    for name in (0, 1):
-        mine = batches_of(both[category == name], size=8)
-        mine[0]["class_feature"] = jnp.asarray(features[category == name])
-        alone = set_of(small(), mine)
-        np.testing.assert_allclose(maps[category == name], alone[0], rtol=1e-5)
-        np.testing.assert_allclose(scores[category == name], alone[1], rtol=1e-5, atol=1e-6)
-
-
 def test_subsets_without_labels_are_those_of_one_type():
     types = np.repeat([0, 1, 2], [9, 6, 5])
     tokens = made(20)
@@ -320,7 +329,7 @@ def test_equal_scores_stay_equal_numbers():
         (3, {"interval": (2, 5)}, "3 found, expected at least 4"),
     ],
 )
-def test_too_few_images_are_told(count, changes, message):
+def test_too_few_images_are_reported(count, changes, message):
     with pytest.raises(UserError, match=message):
         set_of(small(**changes), batches_of(made(count)))
 
@@ -335,113 +344,93 @@ def test_features_that_are_no_numbers_name_the_image():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.r_list", (1, 2), r"config.model.r_list is \(1, 2\); expected a tuple of odd numbers"),
-        ("model.feature_layers", (5, 24), "config.model.feature_layers .* expected a tuple of blocks"),
-        ("model.rscin_k", (), "config.model.rscin_k is .* not empty"),
-        ("model.interval", (0.3, 0.3), "config.model.interval is"),
-        ("model.interval", (0, "all"), "expected two numbers from 0 on"),
-        ("model.precision", "fastest", "expected one of highest, fast. Did you mean 'fast'"),
-        ("backbone.activation", "relu", "expected one of auto, gelu, quick_gelu"),
-        ("input.size", (518, 500), "expected multiples of the patch size, 14"),
-        ("model.divide_num", 0, "config.model.divide_num is 0"),
+        ("model.r_list", (1, 2), r"config.model.r_list is \(1, 2\); expected odd numbers"),
+        (
+            "model.interval",
+            (0.3, 0.3),
+            r"config.model.interval is \(0.3, 0.3\); expected .* a range between",
+        ),
+        ("backbone.name", "wide_resnet50_2", "config.backbone.name is 'wide_resnet50_2'; expected one of clip_vit_b32"),
+        ("backbone.activation", "relu", "config.backbone.activation is 'relu'; expected one of auto, gelu, quick_gelu"),
+        ("backbone.taps", ("block5", "block24"), "config.backbone.taps has 'block24'; clip_vit_l14_336 has block0"),
+        ("backbone.taps", ("class_feature",), "config.backbone.taps has 'class_feature'"),
+        ("input.size", (518, 500), r"config.input.size is \(518, 500\); expected multiples of the patch size, 14"),
     ],
 )
-def test_wrong_config_values_name_the_field(field, value, message):
+def test_values_that_do_not_fit_name_their_fields(field, value, message):
     config = config_musc.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        musc.create(config)
+        musc.create(config, ("parts",))
 
 
-def test_weights_that_do_not_fit_the_tower_are_told():
-    method = MuSc(replace(TOWER, layers=1), "random", feature_layers=(0,))
-    openai = {"conv1.weight": np.zeros((48, 3, 14, 14), np.float32)}
-    openai["transformer.resblocks.0.ln_1.weight"] = np.zeros(48, np.float32)
-    with pytest.raises(UserError, match=r"has shape .*, expected .*\(config.backbone\)"):
-        method.from_torch(openai)
-
-
-def test_loaded_weights_must_have_the_sizes_of_the_config(monkeypatch):
-    method = MuSc(replace(TOWER, layers=1), "folder", feature_layers=(0,))
-    params = method.random(jax.random.key(0))
-    loaded = Clip({"params": params}, replace(TOWER, layers=1, activation="quick_gelu"), None)
-    monkeypatch.setattr("jaxad.backbones.clip.weights.load_clip", lambda source, towers: loaded)
-    assert method.init(jax.random.key(1))["params"]["backbone"] is params
-    with pytest.raises(UserError, match=r"config.backbone.heads is 4; folder has 2: set that"):
-        replace(method, tower=replace(method.tower, heads=4)).init(jax.random.key(1))
-
-
-def test_activation_is_that_of_the_official_loader():
+@pytest.mark.parametrize(
+    ("size", "asked", "activation"),
+    [
+        ((518, 518), "auto", "gelu"),
+        ((336, 336), "auto", "quick_gelu"),
+        ((336, 518), "auto", "gelu"),
+        ((336, 336), "gelu", "gelu"),
+        ((518, 518), "quick_gelu", "quick_gelu"),
+    ],
+)
+def test_activation_is_that_of_the_official_loader(size, asked, activation):
     config = config_musc.get_config()
-    assert musc.create(config).tower.activation == "gelu"
-    config.input.size = (336, 336)
-    assert musc.create(config).tower.activation == "quick_gelu"
-    config.backbone.activation = "gelu"
-    assert musc.create(config).tower.activation == "gelu"
+    config.update_from_flattened_dict({"input.size": size, "backbone.activation": asked})
+    assert dict(musc.create(config, ("parts",)).backbone.options) == {"activation": activation}
 
 
-def test_visa_smooths_over_more_images():
-    assert musc.create(config_musc.get_config("visa/candle")).rscin_k == (1, 8, 9)
-    assert musc.create(config_musc.get_config("mirad/rabbit_pendant")).rscin_k == (1, 2, 3)
+def test_settings_are_those_of_the_official_code():
+    method = musc.create(CONFIG, ("parts",))
+    assert method.backbone.name == "clip_vit_l14_336"
+    assert method.backbone.taps == ("block5", "block11", "block17", "block23", "class_feature")
+    assert (method.r_list, method.interval, method.divide_num) == ((1, 3, 5), (0.0, 0.3), 1)
+    visa, mirad = (
+        musc.create(config_musc.get_config(name), ("parts",)) for name in ("visa/candle", "mirad/rabbit_pendant")
+    )
+    assert (visa.rscin_k, mirad.rscin_k) == ((1, 8, 9), (1, 2, 3))
 
 
 EIGHT_DEVICES = """
 import sys
 import jax, numpy as np
 from jaxad import sharding
-from jaxad.nn.mutual_scoring import mutual_scores
-tokens = np.load(sys.argv[1])
+from tests.methods.test_musc import batches_of, made, set_of, small
 assert len(jax.devices()) == 8
 for model in (1, 2):
-    np.save(f"{sys.argv[2]}{model}.npy", mutual_scores(tokens, (1, 3), (0, 0.3), sharding.make_mesh(model)))
+    maps, scores = set_of(small(), batches_of(made(21, side=5), size=8), mesh=sharding.make_mesh(model))
+    np.savez(f"{sys.argv[1]}/{model}.npz", maps=maps, scores=scores)
 """
 
 
 @pytest.mark.slow
 def test_eight_devices_give_the_scores_of_one(tmp_path):
-    tokens = made(21, side=5)
-    np.save(tmp_path / "tokens.npy", tokens)
-    command = [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "tokens.npy"), str(tmp_path / "scores")]
+    command = [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path)]
     subprocess.run(command, env=runs.environment(8), check=True, timeout=300)
-    alone = mutual_scores(tokens, (1, 3), (0, 0.3), one_device())
+    maps, scores = set_of(small(), batches_of(made(21, side=5), size=8))
     for model in (1, 2):
-        np.testing.assert_allclose(np.load(tmp_path / f"scores{model}.npy"), alone, rtol=1e-6)
-
-
-SMALL = {
-    "backbone.weights": "random",
-    "backbone.width": 16,
-    "backbone.layers": 2,
-    "backbone.heads": 2,
-    "backbone.mlp_width": 32,
-    "backbone.embed_dim": 8,
-    "backbone.patch_size": 8,
-    "backbone.image_size": 32,
-    "input.size": (48, 48),
-    "model.feature_layers": (0, 1),
-    "evaluation.batch_size": 3,
-}
+        with np.load(tmp_path / f"{model}.npz") as found:
+            np.testing.assert_allclose(found["maps"], maps, rtol=1e-5)
+            np.testing.assert_allclose(found["scores"], scores, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_zero_shot_run_evaluates_reports_and_predicts(tmp_path):
+def test_a_run_has_no_threshold_and_says_why_and_predictions_have_no_decision(tmp_path):
     photographs = runs.write_photographs(tmp_path / "parts", train=1, good=4, bad=5)
-    places = {"dataset.path": str(photographs), "dataset.data_dir": str(tmp_path / "data")}
-    config = jaxad.load_config(f"{runs.ROOT}/configs/musc.py:folder", {**SMALL, **places})
-    workdir = tmp_path / "run"
-    first = jaxad.run(config, workdir)
-    assert set(first[0].metrics) >= {"I-AUROC", "AUPRO"}
-    assert first[0].threshold is None
-    assert (workdir / "report.html").is_file()
-    again = jaxad.run(config, workdir, "evaluate")
-    np.testing.assert_array_equal(again[0].scores, first[0].scores)
-    found = {
-        Path(p.path).parent.name + Path(p.path).stem: p for p in jaxad.predict(config, workdir, photographs / "test")
+    settings = {
+        "backbone.name": "clip_vit_nano14",
+        "backbone.weights": "random",
+        "backbone.taps": ("block1", "block3"),
+        "input.size": (56, 56),
+        "dataset.path": str(photographs),
+        "dataset.data_dir": str(tmp_path / "data"),
     }
-    assert len(found) == 9
-    by_id = {Path(i).parent.name + Path(i).stem: s for i, s in zip(first[0].ids, first[0].scores, strict=True)}
-    for name, prediction in found.items():
-        assert prediction.decision is None
-        assert prediction.score == pytest.approx(by_id[name], rel=1e-4, abs=1e-5)
+    config, workdir = jaxad.load_config(f"{runs.ROOT}/configs/musc.py:folder", settings), tmp_path / "run"
+    jaxad.run(config, workdir)
+    (stored,) = json.loads((workdir / "results.json").read_text())["categories"]
+    assert stored["threshold"] is None
+    assert stored["no_threshold"] == MuSc.no_threshold
+    found = list(jaxad.predict(config, workdir, photographs / "test"))
+    assert [prediction.decision for prediction in found] == [None] * 9
     with pytest.raises(UserError, match="4 found, expected at least 5"):
         list(jaxad.predict(config, workdir, photographs / "test" / "good"))

@@ -1,16 +1,13 @@
 """PatchCore against ADer's and anomalib's code, and its memory bank by itself."""
 
-import dataclasses
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import patchcore as config_ader
-from configs import patchcore_anomalib as config_anomalib
-from configs import patchcore_lite as config_lite
-from configs import patchcore_official as config_official
+from configs import patchcore as config_patchcore
 from jaxad.backbones.frozen import FrozenBackbone, PatchFeatures
 from jaxad.errors import NotFiniteError, UserError
 from jaxad.methods import patchcore
@@ -18,24 +15,22 @@ from jaxad.methods.patchcore import PatchCore, sparse_projection
 from jaxad.nn.coreset import mean_distances
 from jaxad.nn.scoring import anomaly_map, largest
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, nhwc, run_fit
+from tests.methods.golden import check_all, make, nhwc, run_fit
+
+ADER, ANOMALIB = config_patchcore.get_config(), config_patchcore.get_config("magnetic_tile,anomalib")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class FedPatchCore(PatchCore):
-    """PatchCore that takes the place of the key for (projection, starting rows)."""
+    """PatchCore that is given (projection, starting rows) in place of the key."""
 
     def draws(self, key, count, dim):
         return key
 
 
-def from_config(config, case: Case, dims: tuple[int | None, int | None], **changes) -> PatchCore:
-    """The method of a config file, on the fixture's backbone."""
-    s = case.settings
-    given = patchcore.create(config)
-    backbone = FrozenBackbone(s["backbone"], "random", tuple(s["layers"]))
-    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
-    return FedPatchCore(**{**fields, "patches": PatchFeatures(backbone, *dims), **changes})
+def patches_of(case: Case, *dims: int) -> PatchFeatures:
+    """The fixture's features; without `dims` they are not pooled over channels."""
+    return PatchFeatures(FrozenBackbone(case.settings["backbone"], "random", tuple(case.settings["layers"])), *dims)
 
 
 @pytest.mark.slow
@@ -43,10 +38,10 @@ def from_config(config, case: Case, dims: tuple[int | None, int | None], **chang
 def test_pipeline_equals_the_reference(path):
     case = load(path)
     s = case.settings
-    method = from_config(
-        config_ader.get_config(),
-        case,
-        (s["pretrain_embed_dimension"], s["target_embed_dimension"]),
+    method = make(
+        ADER,
+        FedPatchCore,
+        patches=patches_of(case, s["pretrain_embed_dimension"], s["target_embed_dimension"]),
         input_size=tuple(case.inputs["train"].shape[2:]),
         coreset_ratio=s["coreset_percentage"],
         projection_dim=s["projection_dim"],
@@ -58,7 +53,7 @@ def test_pipeline_equals_the_reference(path):
     matrix, starts = jnp.asarray(case.inputs["mapper.weight"].T), jnp.asarray(case.inputs["start_points"])
 
     every_row = run_fit(
-        dataclasses.replace(method, coreset="identity").stages(len(train))[0],
+        replace(method, coreset="identity").stages()[0],
         variables,
         [{"image": train[i : i + s["train_batch"]]} for i in range(0, len(train), s["train_batch"])],
         len(train),
@@ -92,7 +87,7 @@ def test_pipeline_equals_the_reference(path):
     got |= {"coreset_index": picks, "bank_reduced/sub": jnp.matmul(bank, matrix, precision="highest")}
     check_all(case, got)
     for name, score in (("map_max", "anomaly_map_max"), ("patch_max", "image_score")):
-        prediction = jax.jit(dataclasses.replace(method, image_score=name).predict)(variables, {"image": images})
+        prediction = jax.jit(replace(method, image_score=name).predict)(variables, {"image": images})
         np.testing.assert_allclose(prediction.score, got[score], rtol=1e-4)
         assert prediction.map.shape == images.shape[:3]
 
@@ -101,9 +96,12 @@ def test_pipeline_equals_the_reference(path):
 def test_coresets_and_scores_equal_the_reference(path):
     case = load(path)
     s = case.settings
-    backbone = FrozenBackbone("resnet18", "random", ("layer2",))
-    method = FedPatchCore(
-        PatchFeatures(backbone), coreset_ratio=s["coreset_percentage"], projection_dim=s["projection_dim"]
+    method = make(
+        ADER,
+        FedPatchCore,
+        coreset_ratio=s["coreset_percentage"],
+        projection_dim=s["projection_dim"],
+        starts=s["starting_points"],
     )
     bank, matrix = jnp.asarray(case.inputs["bank"]), jnp.asarray(case.inputs["mapper.weight"].T)
     starts, query = jnp.asarray(case.inputs["start_points"]), jnp.asarray(case.inputs["query"])
@@ -119,12 +117,12 @@ def test_coresets_and_scores_equal_the_reference(path):
         case,
         {
             "coreset_index": picks,
-            "exact_greedy_index": dataclasses.replace(method, coreset="greedy").select(bank, (matrix, starts)),
+            "exact_greedy_index": replace(method, coreset="greedy").select(bank, (matrix, starts)),
             "bank_reduced/sub": reduced,
             "initial_anchor": mean_distances(reduced, starts),
             "query_score": score,
             "query_nn": nearest,
-            "query_score_k3": dataclasses.replace(method, neighbours=3).patch_scores(variables, query)[0],
+            "query_score_k3": replace(method, neighbours=3).patch_scores(variables, query)[0],
             "map/sub": anomaly_map(score.reshape(1, side, side), size),
         },
     )
@@ -134,9 +132,7 @@ def test_coresets_and_scores_equal_the_reference(path):
 @pytest.mark.parametrize("path", cases("patchcore", "anomalib"))
 def test_anomalibs_variant_equals_it(path):
     case = load(path)
-    method = from_config(
-        config_anomalib.get_config(), case, (None, None), reweight_neighbours=case.settings["num_neighbors"]
-    )
+    method = make(ANOMALIB, PatchCore, patches=patches_of(case), reweight_neighbours=case.settings["num_neighbors"])
     images = nhwc(case.inputs["x"])
     variables = method.from_torch(case.state_dict)
     embedding = jax.jit(method.patches)(variables, images)
@@ -161,7 +157,8 @@ def test_anomalibs_variant_equals_it(path):
 
 def small(**changes) -> PatchCore:
     patches = PatchFeatures(FrozenBackbone("resnet18", "random", ("layer1", "layer2")))
-    return PatchCore(patches, **{"input_size": (32, 32), "coreset": "greedy", "coreset_ratio": 0.25, **changes})
+    settings = {"patches": patches, "input_size": (32, 32), "coreset": "greedy", "coreset_ratio": 0.25}
+    return make(ADER, PatchCore, **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +172,7 @@ def fitted(method: PatchCore, variables, image, rows: int, seed: int = 0):
     """The stage over all images in batches of `rows`, the last one filled up with zeros."""
     filled = jnp.pad(image, ((0, -len(image) % rows), (0, 0), (0, 0), (0, 0)))
     batches = [{"image": filled[i : i + rows]} for i in range(0, len(filled), rows)]
-    return run_fit(method.stages(len(image))[0], variables, batches, len(image), jax.random.key(seed))
+    return run_fit(method.stages()[0], variables, batches, len(image), jax.random.key(seed))
 
 
 def test_bank_holds_the_patches_of_all_images_in_order_and_nothing_that_fills_a_batch(started):
@@ -188,7 +185,7 @@ def test_bank_holds_the_patches_of_all_images_in_order_and_nothing_that_fills_a_
     assert np.isinf(memory["norms"]).sum() == len(memory["bank"]) - len(rows)
 
 
-@pytest.mark.parametrize("coreset", patchcore.CORESETS)
+@pytest.mark.parametrize("coreset", ["approximate", "greedy", "anomalib", "random", "identity"])
 def test_every_coreset_keeps_its_share_of_distinct_training_patches(started, coreset):
     variables, image = started
     method = small(coreset=coreset, projection_dim=16)
@@ -214,24 +211,23 @@ def test_training_images_score_zero_with_the_whole_bank_and_others_do_not(starte
     assert np.all(np.abs(prediction.score[:4]) < 1e-3 * np.min(prediction.score[4:]))
 
 
-@pytest.mark.parametrize("squared", [True, False])
-def test_reweighting_lowers_scores_by_the_formula(started, squared):
+@pytest.mark.parametrize(("distance", "power"), [("squared", 1.0), ("plain", 0.5)])
+def test_reweighting_lowers_scores_by_the_formula(started, distance, power):
     variables, image = started
-    method = small(image_score="reweighted", reweight_neighbours=3, squared=squared)
+    method = small(image_score="reweighted", reweight_neighbours=3, distance=distance)
     variables = fitted(method, variables, image[:4], rows=4)
     features = method.patches(variables, image[4:])
     scores, _ = method.patch_scores(variables, features)
     got = method.predict(variables, {"image": image[4:]}).score
     memory = variables["memory"]
     bank = np.asarray(memory["bank"], np.float64)[np.isfinite(memory["norms"])]
-    power = 1.0 if squared else 0.5
     for i, patches in enumerate(np.asarray(features, np.float64).reshape(2, -1, features.shape[-1])):
         patch = patches[np.argmax(scores[i])]
         row = bank[np.argmin(((bank - patch) ** 2).sum(1))]
         around = bank[np.argsort(((bank - row) ** 2).sum(1), kind="stable")[:3]]
-        distance = ((around - patch) ** 2).sum(1) ** power
-        weight = 1 - np.exp(distance[0] - distance.max()) / np.exp(distance - distance.max()).sum()
-        np.testing.assert_allclose(got[i], weight * distance[0], rtol=1e-3)
+        lengths = ((around - patch) ** 2).sum(1) ** power
+        weight = 1 - np.exp(lengths[0] - lengths.max()) / np.exp(lengths - lengths.max()).sum()
+        np.testing.assert_allclose(got[i], weight * lengths[0], rtol=1e-3)
 
 
 def test_features_that_are_not_finite_name_their_images(started):
@@ -257,30 +253,24 @@ def test_sparse_projection_keeps_distances_on_average():
     assert abs(float(ratio.mean()) - 1) < 0.05
 
 
-def test_config_files_hold_the_settings_of_the_three_codes():
-    ader, official = patchcore.create(config_ader.get_config()), patchcore.create(config_official.get_config())
-    assert ader == PatchCore(ader.patches)
+def test_variants_hold_the_settings_of_the_three_codes():
+    ader, official, anomalib, lite = (
+        patchcore.create(config_patchcore.get_config(f"magnetic_tile{variant}"), ("parts",))
+        for variant in ("", ",official", ",anomalib", ",lite")
+    )
+    assert (ader.patches.dim, ader.coreset, ader.distance, ader.projection_dim) == (1024, "approximate", "squared", 128)
+    assert ader.image_score == "map_max"
+    assert replace(official, input_size=(256, 256), image_score="map_max") == ader
     assert (official.input_size, official.image_score) == ((224, 224), "patch_max")
-    anomalib = patchcore.create(config_anomalib.get_config())
-    assert (anomalib.patches.dim, anomalib.squared, anomalib.border) == (1536, False, "reflect")
-    lite = patchcore.create(config_lite.get_config())
+    assert (anomalib.patches.dim, anomalib.coreset, anomalib.distance) == (1536, "anomalib", "plain")
+    assert (anomalib.image_score, anomalib.upsample, anomalib.border) == ("reweighted", "nearest", "reflect")
     assert (lite.patches.dim, lite.coreset, lite.coreset_ratio) == (152, "greedy", 0.01)
     assert lite.normalization[0] == (127 / 255,) * 3
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("model.coreset", "gredy", "config.model.coreset is 'gredy'; expected one of .* Did you mean 'greedy'"),
-        ("model.coreset_ratio", 1.5, "config.model.coreset_ratio is 1.5; expected a number above 0 and at most 1"),
-        ("model.distance", "cosine", "config.model.distance is 'cosine'; expected one of squared, plain"),
-        ("model.neighbours", 0, "config.model.neighbours is 0; expected a whole number of at least 1"),
-        ("model.upsample", "bicubic", "expected one of bilinear, nearest"),
-        ("model.projection_dim", 0, "of at least 1, or None"),
-    ],
-)
-def test_wrong_config_values_name_the_field(field, value, message):
-    config = config_ader.get_config()
-    config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=message):
-        patchcore.create(config)
+@pytest.mark.parametrize("field", ["pretrain_dim", "target_dim"])
+def test_the_two_lengths_of_patch_features_are_given_together(field):
+    config = config_patchcore.get_config()
+    config.model[field] = None
+    with pytest.raises(UserError, match=r"config\.model\.pretrain_dim is .*; expected two lengths, or None for both"):
+        patchcore.create(config, ("parts",))

@@ -10,49 +10,35 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-import jaxad
-from configs import rd as config_ader
-from configs import rd_lite, rd_official
+from configs import rd as config_rd
 from jaxad import backbones, sharding, training
 from jaxad.backbones import resnet
-from jaxad.backbones.frozen import FrozenBackbone
-from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
 from jaxad.methods import rd
 from jaxad.methods.rd import RD, cosine_distance, distillation_losses, fused_map
 from jaxad.nn.blur import gaussian_blur
 from jaxad.nn.scoring import largest
 from jaxad.nn.torch_layout import to_state_dict
+from jaxad.trees import inside, split_by_path
 from tests import runs
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import nhwc, run_steps
+from tests.methods.golden import check_all, make, nhwc, run_steps
 
-TAPS = ("layer1", "layer2", "layer3")
-LITE_TAPS = ("stage1", "stage2", "stage4")
+ADER, OFFICIAL, LITE = (config_rd.get_config(f"magnetic_tile{variant}") for variant in ("", ",official", ",lite"))
 
 
 def method_of(case: Case) -> RD:
-    """The default method on the fixture's teacher."""
-    name = next(word for word in re.findall(r"\w+", case.settings["teacher"]) if word in backbones.NAMES)
+    """The method of the default config on the fixture's teacher."""
+    name = next(word for word in re.findall(r"\w+", case.settings["teacher"]) if word in backbones.names())
     width = re.search(r"base width (\d+)", case.settings["bottleneck_block"])
     wide = width is not None and int(width[1]) == 64 * resnet.ARCHITECTURES[name].width > 64
-    config = config_ader.get_config()
+    config = config_rd.get_config()
     config.backbone.name = name
     config.model.wide_embedding = wide
-    return rd.create(config)
-
-
-def check_all(case: Case, outputs):
-    """Every output of the fixture, all failures in one message."""
-    failures = []
-    for key in case.expected:
-        try:
-            case.check(key, outputs(key))
-        except AssertionError as error:
-            failures.append(str(error))
-    assert not failures, "\n".join(failures)
+    return rd.create(config, ("parts",))
 
 
 @pytest.mark.slow
@@ -82,7 +68,7 @@ def test_forward_equals_the_reference(path):
         return {k: v.transpose(0, 3, 1, 2) if v.ndim == 4 else v for k, v in found.items()}
 
     got = jax.device_get(outputs(variables, image))
-    check_all(case, got.__getitem__)
+    check_all(case, got)
     prediction = jax.jit(method.predict)(variables, {"image": image})
     np.testing.assert_allclose(prediction.map, got["map"], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(prediction.score, got["score"], rtol=1e-5)
@@ -98,8 +84,8 @@ def norm(arrays) -> float:
 def begun(case: Case, method: RD, dtype: str):
     """The fixture's variables and the teacher's features, all of `dtype`."""
     variables = jax.tree.map(lambda x: x.astype(dtype), method.from_torch(case.state_dict))
-    network = backbones.create(method.teacher.name, TAPS, dtype=dtype)
-    frozen = {name: variables[name]["backbone"] for name in ("params", "batch_stats")}
+    network = backbones.create(method.teacher.name, method.teacher.taps, dtype=dtype)
+    frozen = inside(variables, "backbone")
     return variables, jax.jit(network.apply)(frozen, jnp.asarray(nhwc(case.inputs["input"]), dtype))
 
 
@@ -113,10 +99,10 @@ def trained_outputs(case: Case) -> dict:
     """The fixture's outputs of a training run, in the precision of the moment."""
     method = method_of(case)
     variables, features = begun(case, method, str(jnp.zeros(()).dtype))
-    (stage,) = method.stages(1000)
+    (stage,) = method.stages()
     steps = case.settings["steps"]
     after, log = run_steps(stage, variables, [{"features": features}] * steps, [jax.random.key(0)] * steps)
-    teacher = [features[tap] for tap in TAPS]
+    teacher = [features[tap] for tap in method.teacher.taps]
 
     @jax.jit
     def evaluated(variables, teacher):
@@ -147,7 +133,13 @@ def test_training_steps_equal_the_reference(path):
     case = load(path)
     with jax.enable_x64(True):
         found = trained_outputs(case)
-    check_all(case, lambda key: found[key.removeprefix("f64/")])
+    failures = []
+    for key in case.expected:
+        try:
+            case.check(key, found[key.removeprefix("f64/")])
+        except AssertionError as error:
+            failures.append(str(error))
+    assert not failures, "\n".join(failures)
 
 
 @pytest.mark.slow
@@ -156,7 +148,7 @@ def test_losses_and_statistics_of_the_first_step_in_float32_equal_the_reference(
     case = load(path)
     method = method_of(case)
     variables, features = begun(case, method, "float32")
-    (stage,) = method.stages(1000)
+    (stage,) = method.stages()
     _, (updates, metrics) = jax.jit(stage.loss)(variables, {"features": features}, jax.random.key(0))
     found = statistics_outputs(case, 1, updates["batch_stats"])
     found["loss_per_scale"] = [metrics[f"loss_stride{stride}"] for stride in rd.STRIDES]
@@ -168,7 +160,7 @@ def test_losses_and_statistics_of_the_first_step_in_float32_equal_the_reference(
 
 @dataclasses.dataclass(frozen=True)
 class Shallow(RD):
-    """RD with one block a layer."""
+    """RD with one block per layer."""
 
     @property
     def student(self):
@@ -176,54 +168,39 @@ class Shallow(RD):
         return dataclasses.replace(super().student, embedding=shallow, mirror=shallow)
 
 
-def small(**changes) -> RD:
-    return Shallow(
-        FrozenBackbone("efficientnet_lite0", "random", LITE_TAPS), **{"epochs": 3, "batch_size": 8, **changes}
-    )
+def small(dtype: str = "float32", **changes) -> RD:
+    """Shallow RD on an EfficientNet-Lite0."""
+    config = config_rd.get_config("magnetic_tile,lite")
+    config.update_from_flattened_dict({"backbone.weights": "random", "dtype": dtype})
+    return make(config, Shallow, **changes)
 
 
 def random_features(method: RD, count: int) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(0)
-    shapes = [(count, 64 // s, 64 // s, c) for s, c in zip(rd.STRIDES, method.teacher.channels, strict=True)]
-    return {tap: draw.normal(size=shape) for tap, shape in zip(LITE_TAPS, shapes, strict=True)}
+    draw, teacher = np.random.default_rng(0), method.teacher
+    shapes = [(count, 64 // s, 64 // s, c) for s, c in zip(rd.STRIDES, teacher.channels, strict=True)]
+    return {tap: draw.normal(size=shape) for tap, shape in zip(teacher.taps, shapes, strict=True)}
 
 
-def placed(count: int, dtype: str):
-    """The stage, and variables and a batch of features on the first `count` devices."""
-    method = small()
-    variables = jax.tree.map(lambda x: np.asarray(x, dtype), jax.jit(method.init_student)(jax.random.key(0)))
-    mesh = sharding.make_mesh(devices=jax.devices()[:count])
-    batch = {"features": jax.tree.map(lambda x: x.astype(dtype), random_features(method, 8))}
-    where = sharding.shardings(mesh, variables, method.partition)
-    return method.stages(8)[0], sharding.put(variables, where), sharding.put_batch(mesh, batch)
-
-
-def first_losses(count: int):
-    stage, variables, batch = placed(count, "float32")
-    loss, (updates, metrics) = jax.jit(stage.loss)(variables, batch, jax.random.key(0))
-    return jax.device_get({"loss": loss, **metrics, **updates})
-
-
-def trained_on(count: int, steps: int):
-    """Losses, parameters and statistics of some steps of the engine, in float64."""
-    stage, variables, batch = placed(count, "float64")
+def first_step(count: int):
+    """What the engine's first step makes of the state on the first `count` devices, in float64, and its metrics."""
+    method, mesh = small(), sharding.make_mesh(devices=jax.devices()[:count])
+    variables = jax.tree.map(lambda x: np.asarray(x, "float64"), jax.jit(method.init_student)(jax.random.key(0)))
+    variables = sharding.put(variables, sharding.shardings(mesh, variables, method.partition))
+    batch = sharding.put_batch(mesh, {"features": random_features(method, 8)})
+    (stage,) = method.stages()
+    optimizer = stage.optimizer(10)
     rest = {"batch_stats": variables["batch_stats"]}
-    state = training.State(variables["params"], rest, jax.jit(stage.optimizer.init)(variables["params"]))
-    update = jax.jit(functools.partial(training.training_step, stage, small().normalization))
-    losses = []
-    for _ in range(steps):
-        state, metrics = update(state, {}, batch, jax.random.key(0))
-        losses.append(float(metrics["loss"]))
-    return jax.device_get((losses, state.trained, state.rest))
+    state = training.State(variables["params"], rest, jax.jit(optimizer.init)(variables["params"]))
+    update = jax.jit(functools.partial(training.training_step, stage, optimizer, method.normalization))
+    return jax.device_get(update(state, {}, batch, jax.random.key(0)))
 
 
 def compare_one_and_eight_devices() -> None:
     """Runs where there are eight."""
     assert jax.device_count() == 8
-    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    jax.tree.map(same, first_losses(8), first_losses(1))
-    with jax.enable_x64(True):  # Adam's first steps blow float32's rounding of small gradients up to whole steps
-        jax.tree.map(same, trained_on(8, 2), trained_on(1, 2))
+    with jax.enable_x64(True):  # Adam's first step blows float32's rounding of small gradients up to a whole step
+        one, eight = first_step(1), first_step(8)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), eight, one)
 
 
 @pytest.mark.slow
@@ -236,55 +213,40 @@ def test_batch_norm_sees_the_whole_batch_on_eight_devices():
     assert done.returncode == 0, done.stderr
 
 
-class Interrupted(Exception):
-    pass
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_same_bits_and_its_evaluation_repeats_them(tmp_path, monkeypatch):
-    settings = {
-        "backbone.weights": "random",
-        "input.size": (64, 64),
-        "evaluation.batch_size": 4,
-        "train.epochs": 3,
-        "train.batch_size": 4,
-        "checkpoint.every_steps": 2,
-        "dataset.path": str(runs.write_photographs(tmp_path / "parts")),
-        "dataset.data_dir": str(tmp_path / "data"),
-    }
-    config = jaxad.load_config(f"{runs.ROOT}/configs/rd_lite.py:folder", settings)
-    whole = jaxad.run(config, tmp_path / "whole")
-    save = Checkpoints.save
-
-    def save_and_stop(self, variables, state, progress):
-        save(self, variables, state, progress)
-        if progress.step == 2:
-            raise Interrupted
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        jaxad.run(config, tmp_path / "resumed")
-    resumed = jaxad.run(config, tmp_path / "resumed")
-    ends = [
-        Checkpoints(tmp_path / name / "parts" / "checkpoints", read_only=True).restore()[0]
-        for name in ("whole", "resumed")
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *ends)
-    assert resumed[0].metrics == whole[0].metrics
-    assert jaxad.run(config, tmp_path / "whole", mode="evaluate")[0].metrics == whole[0].metrics
+def test_bfloat16_is_the_type_of_the_computation_and_of_nothing_else():
+    image = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    variables = small().init(jax.random.key(0))
+    logs, maps = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        method = small(dtype)
+        (stage,) = method.stages()
+        assert stage.features is not None
+        features = jax.jit(stage.features)(variables, {"image": image})
+        after, (logs[dtype],) = run_steps(stage, variables, [{"features": features}], [jax.random.key(2)])
+        prediction = jax.jit(method.predict)(after, {"image": image})
+        assert {leaf.dtype for leaf in jax.tree.leaves((after, features, prediction))} == {jnp.dtype("float32")}
+        assert jax.tree.structure(after) == jax.tree.structure(variables)
+        assert np.isfinite(prediction.map).all()
+        maps[dtype] = prediction.map
+    for name in ("loss", *(f"loss_stride{stride}" for stride in rd.STRIDES)):
+        half, single = (logs[dtype][name] for dtype in ("bfloat16", "float32"))
+        assert half.dtype == np.float32
+        assert half != single
+        assert half == pytest.approx(single, rel=0.01)
+    np.testing.assert_allclose(maps["bfloat16"], maps["float32"], rtol=0.05)
 
 
 def test_the_teacher_has_neither_gradient_nor_optimizer_state():
     method = small()
     shapes = jax.eval_shape(method.init, jax.random.key(0))
-    (stage,) = method.stages(8)
-    trained, frozen = training.select(shapes["params"], stage.trainable)
+    (stage,) = method.stages()
+    trained, frozen = split_by_path(shapes["params"], stage.trainable)
     assert (set(trained), set(frozen)) == ({"student"}, {"backbone"})
-    moments = jax.tree.leaves(jax.eval_shape(stage.optimizer.init, trained))
+    moments = jax.tree.leaves(jax.eval_shape(stage.optimizer(8).init, trained))
     assert sum(m.size for m in moments if m.size > 1) == 2 * sum(p.size for p in jax.tree.leaves(trained))
 
 
-def test_the_learning_rate_falls_to_a_tenth_after_four_fifths_of_the_steps():
+def test_the_learning_rate_is_a_tenth_after_four_fifths_of_the_steps():
     def changes(decay_at):
         optimizer = small(decay_at=decay_at).optimizer(10)
         state, found = optimizer.init(jnp.zeros(1)), []
@@ -297,6 +259,20 @@ def test_the_learning_rate_falls_to_a_tenth_after_four_fifths_of_the_steps():
     np.testing.assert_allclose(changes(None), [5e-3] * 10, rtol=1e-4)
 
 
+def test_adam_forgets_half_of_its_first_moment_and_bottleneck_and_decoder_are_clipped_together():
+    params = {"student": {"bottleneck": jnp.zeros(2), "decoder": jnp.zeros(2)}}
+    gradients = {"student": {"bottleneck": jnp.array([3.0, 0.0]), "decoder": jnp.array([0.0, 4.0])}}
+    for clip_norm, share in ((2.5, 0.5), (10.0, 1.0), (None, 1.0)):
+        optimizer = small(clip_norm=clip_norm).optimizer(10)
+        _, state = optimizer.update(gradients, optimizer.init(params), params)
+        ((_, mu),) = optax.tree_utils.tree_get_all_with_path(state, "mu")
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5),
+            mu,
+            jax.tree.map(lambda g, share=share: 0.5 * share * g, gradients),
+        )
+
+
 def test_networks_start_as_the_reference_does():
     params = small().init_student(jax.random.key(0))["params"]["student"]
     kernel = params["decoder"]["layer1_0"]["conv2"]["kernel"]
@@ -304,17 +280,6 @@ def test_networks_start_as_the_reference_does():
     transposed = np.abs(params["decoder"]["layer1_0"]["upsample_0"]["transposed_kernel"])
     np.testing.assert_allclose(transposed.max(), 1 / np.sqrt(4 * 112), rtol=0.01)
     np.testing.assert_array_equal(params["bottleneck"]["bn_layer_0"]["bn2"]["scale"], 1)
-
-
-def test_features_from_the_cache_and_images_give_the_same_loss():
-    cached, direct = small(), small(cache_features=False)
-    variables = jax.jit(cached.init)(jax.random.key(0))
-    image, key = jax.random.normal(jax.random.key(1), (2, 64, 64, 3)), jax.random.key(2)
-    features = jax.jit(cached.features)(variables, {"image": image})
-    one = jax.jit(cached.loss)(variables, {"features": features}, key)
-    other = jax.jit(direct.loss)(variables, {"image": image}, key)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), one, other)
-    assert (cached.stages(8)[0].features is None, direct.stages(8)[0].features is None) == (False, True)
 
 
 def test_distance_is_of_directions_and_its_gradient_is_finite_at_zero():
@@ -333,10 +298,10 @@ def test_scales_are_added_or_multiplied():
 
 
 def test_the_student_of_another_teacher_rebuilds_signed_maps_of_its_shapes():
-    config = rd_lite.get_config()
+    config = config_rd.get_config("magnetic_tile,lite")
     config.backbone.weights = "random"
-    method = rd.create(config)
-    assert (method.student.signed, rd.create(config_ader.get_config()).student.signed) == (True, False)
+    method = rd.create(config, ("parts",))
+    assert (method.student.signed, rd.create(ADER, ("parts",)).student.signed) == (True, False)
 
     def both(key):
         variables = method.init(key)
@@ -350,34 +315,39 @@ def test_the_student_of_another_teacher_rebuilds_signed_maps_of_its_shapes():
 
 def test_the_official_embedding_is_twice_as_wide():
     def parameters(config):
-        shapes = jax.eval_shape(rd.create(config).init_student, jax.random.key(0))["params"]["student"]["bottleneck"]
+        init = rd.create(config, ("parts",)).init_student
+        shapes = jax.eval_shape(init, jax.random.key(0))["params"]["student"]["bottleneck"]
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-    ader, official = parameters(config_ader.get_config()), parameters(rd_official.get_config())
-    assert (round(ader / 1e6, 2), round(official / 1e6, 2)) == (30.83, 58.89)
+    assert (round(parameters(ADER) / 1e6, 2), round(parameters(OFFICIAL) / 1e6, 2)) == (30.83, 58.89)
 
 
-def test_checkpoint_of_something_else_is_refused():
-    with pytest.raises(UserError, match=r"weights of RD: no entry 'mff_oce\."):
-        small().from_torch({"net_t.conv1.weight": np.ones((64, 3, 7, 7), np.float32)})
+def test_variants_hold_the_settings_of_the_two_codes_and_a_small_student():
+    ader, official, lite = (rd.create(config, ("parts",)) for config in (ADER, OFFICIAL, LITE))
+    assert [(m.wide_embedding, m.fusion, m.epochs, m.drop_last, m.decay_at, m.clip_norm) for m in (ader, official)] == [
+        (False, "add", 100, True, 0.8, 5.0),
+        (True, "sum", 200, False, None, None),
+    ]
+    assert [m.teacher.weights.split(".")[-1] for m in (ader, official)] == ["racm_in1k", "tv_in1k"]
+    for method in (ader, official):
+        assert (method.loss_kind, method.learning_rate, method.batch_size) == ("flattened", 5e-3, 16)
+        assert method.teacher.channels == (256, 512, 1024)
+    teacher = {"teacher": ader.teacher}
+    assert dataclasses.replace(lite, **teacher) == ader
+    assert (lite.teacher.channels, lite.teacher.strides) == ((24, 40, 112), rd.STRIDES)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (
-            "model.loss",
-            "flat",
-            "config.model.loss is 'flat'; expected one of flattened, pixel",
-        ),
-        ("model.fusion", "max", "expected one of add, sum, mul"),
-        ("train.decay_at", 1.5, "config.train.decay_at is 1.5; expected a number of at least 0 and at most 1, or None"),
-        ("backbone.taps", ("layer2", "layer3"), r"have strides \(8, 16\); RD needs three taps of strides \(4, 8, 16\)"),
+        ("backbone.taps", ("layer2", "layer3"), r"strides \(8, 16\); expected three taps of strides \(4, 8, 16\)"),
+        ("backbone.taps", ("layer3", "layer2", "layer1"), r"config.backbone.taps have strides \(16, 8, 4\)"),
         ("input.size", (224, 200), r"config.input.size is \(224, 200\).* take multiples of 32"),
+        ("input.size", (200, 224), r"config.input.size is \(200, 224\).* take multiples of 32"),
     ],
 )
-def test_wrong_config_values_name_the_field(field, value, message):
-    config = config_ader.get_config()
+def test_values_that_do_not_fit_each_other_name_their_fields(field, value, message):
+    config = config_rd.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        rd.create(config)
+        rd.create(config, ("parts",))

@@ -1,7 +1,8 @@
 """SimpleNet against the benchmark's and the official code, and its stage by itself."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from configs import simplenet as config_ader
-from configs import simplenet_official as config_official
+from configs import simplenet as config_simplenet
 from jaxad.backbones.frozen import FrozenBackbone, PatchFeatures
 from jaxad.errors import UserError
 from jaxad.methods import simplenet
 from jaxad.methods.simplenet import CANCELLED_BIASES, SimpleNet, hinge_loss
 from jaxad.nn.scoring import anomaly_map, largest
+from jaxad.trees import split_by_path
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, nhwc, run_steps, split
+from tests.methods.golden import check_all, make, nhwc, run_steps
+
+ADER, OFFICIAL = (config_simplenet.get_config(f"magnetic_tile{variant}") for variant in ("", ",official"))
 
 OURS = {
     "pre_projection.layers.0fc.weight": "adaptor/kernel",
@@ -32,7 +35,7 @@ OURS = {
 
 @dataclasses.dataclass(frozen=True)
 class FedSimpleNet(SimpleNet):
-    """SimpleNet that takes the place of the key for the noise."""
+    """SimpleNet that is given the noise in place of the key."""
 
     def noise(self, key, shape):
         return key.reshape(shape)
@@ -45,11 +48,6 @@ def patches_of(case: Case) -> PatchFeatures:
     return PatchFeatures(FrozenBackbone(s.get("backbone", "wide_resnet50_2"), "random", taps), *dims)
 
 
-def from_config(method: type[SimpleNet], config, case: Case, **changes) -> SimpleNet:
-    """The method of a config file, on the fixture's backbone."""
-    return method(**{**simplenet.settings(config), "patches": patches_of(case), **changes})
-
-
 def corners(maps: np.ndarray) -> np.ndarray:
     return np.stack([maps[:, 0, 0], maps[:, 0, -1], maps[:, -1, 0], maps[:, -1, -1]], 1)[..., ::2]
 
@@ -58,7 +56,7 @@ def corners(maps: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("path", cases("simplenet", "forward"))
 def test_forward_equals_the_reference(path):
     case = load(path)
-    method = from_config(SimpleNet, config_ader.get_config(), case)
+    method = make(ADER, SimpleNet, patches=patches_of(case))
     variables = method.from_torch(case.state_dict)
     image = nhwc(case.inputs["x"])
 
@@ -81,16 +79,19 @@ def test_forward_equals_the_reference(path):
 
     got = jax.device_get(outputs(variables, image))
     check_all(case, {**got, "embed_corner": corners(got["embed"])})
-    batch = {"image": image}
     for name, score in (("map_max", "image_score_mapmax"), ("patch_max", "image_score_patchmax")):
-        prediction = jax.jit(dataclasses.replace(method, image_score=name).predict)(variables, batch)
-        np.testing.assert_array_equal(prediction.map.shape, image.shape[:3])
+        prediction = jax.jit(dataclasses.replace(method, image_score=name).predict)(variables, {"image": image})
+        np.testing.assert_allclose(prediction.map, got["anomaly_map"], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(prediction.score, got[score], rtol=1e-5)
+
+
+def norm(arrays: Sequence[Any]) -> float:
+    """The common length of several arrays."""
+    return float(np.sqrt(sum(np.sum(np.square(array)) for array in arrays)))
 
 
 def trained_outputs(log: list[dict], variables, grad_keys: Sequence[str]) -> dict:
     """The fixtures' outputs of a training run."""
-    norm = lambda gradients: np.sqrt(sum(np.sum(np.square(g)) for g in gradients))  # noqa: E731
     groups = [
         [norm([g for k, g in e["gradients"].items() if k.startswith(group)]) for group in ("adaptor", "discriminator")]
         for e in log
@@ -115,16 +116,17 @@ def trained_outputs(log: list[dict], variables, grad_keys: Sequence[str]) -> dic
 @pytest.mark.parametrize(
     ("path", "config"),
     [
-        pytest.param(*param.values, config, id=f"{param.id}", marks=param.marks)
-        for kind, config in (("train_ader", config_ader), ("train_official", config_official))
+        pytest.param(*param.values, config, id=param.id, marks=param.marks)
+        for kind, config in (("train_ader", ADER), ("train_official", OFFICIAL))
         for param in cases("simplenet", kind)
     ],
 )
 def test_training_steps_equal_the_reference(path, config):
     case = load(path)
-    method = from_config(FedSimpleNet, config.get_config(), case, train_cancelled_biases=True)
+    method = make(config, FedSimpleNet, patches=patches_of(case), cancelled_biases=True)
     variables = method.from_torch(case.state_dict)
-    (stage,) = method.stages(case.settings["batch"])
+    (stage,) = method.stages()
+    assert stage.features is not None
     features = jax.jit(stage.features)(variables, {"image": nhwc(case.inputs["x"])})
     steps = case.settings["steps"]
     noise = [jnp.asarray(case.inputs[f"noise/{i}"]) for i in range(steps)]
@@ -132,80 +134,142 @@ def test_training_steps_equal_the_reference(path, config):
     check_all(case, trained_outputs(log, after, case.settings.get("grad_keys", ())))
 
 
-def small(**changes) -> SimpleNet:
-    patches = PatchFeatures(FrozenBackbone("resnet18", "random", ("layer1", "layer2")))
-    return SimpleNet(patches, **{"epochs": 2, "batch_size": 2, **changes})
+SMALL = {
+    "backbone.name": "resnet18",
+    "backbone.weights": "random",
+    "backbone.taps": ("layer1", "layer2"),
+    "model.pretrain_dim": 48,
+    "model.target_dim": 64,
+}
+
+
+def small(dtype: str = "float32", **changes) -> SimpleNet:
+    """SimpleNet on 64 features per patch of a ResNet-18."""
+    config = config_simplenet.get_config()
+    config.update_from_flattened_dict({**SMALL, "dtype": dtype})
+    return make(config, SimpleNet, **changes)
 
 
 @pytest.fixture(scope="module")
 def started():
-    method = small()
+    method, image = small(), jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     variables = method.init(jax.random.key(0))
-    image = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-    return variables, method.features(variables, {"image": image})
+    return variables, jax.jit(method.features)(variables, {"image": image})
 
 
-def test_loss_separates_the_noise_after_some_steps(started):
+def test_some_steps_tell_the_features_from_those_with_noise(started):
     variables, features = started
-    method = small(sigma=0.5, discriminator_learning_rate=2e-3)
-    (stage,) = method.stages(2)
+    (stage,) = small(sigma=0.5, discriminator_learning_rate=2e-3).stages()
     keys = list(jax.random.split(jax.random.key(2), 40))
     after, log = run_steps(stage, variables, [{"features": features}] * 40, keys)
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
-    prediction = method.predict(after, {"image": jnp.zeros((1, 32, 32, 3))})
-    assert prediction.map.shape == (1, 32, 32)
-    assert np.isfinite(prediction.map).all()
+    noisy = features + 0.5 * jax.random.normal(jax.random.key(3), features.shape)
+    logit = jax.jit(small().logit)
+    assert jnp.mean(logit(after, features)) > jnp.mean(logit(after, noisy)) + 0.5
 
 
 def test_biases_that_batch_norm_cancels_have_no_gradient_and_are_left_out(started):
     variables, features = started
-    with_biases = small(train_cancelled_biases=True)
-    (stage,) = with_biases.stages(2)
+    (stage,) = small(cancelled_biases=True).stages()
     _, log = run_steps(stage, variables, [{"features": features}], [jax.random.key(3)])
     for path in CANCELLED_BIASES:
         assert np.abs(log[0]["gradients"][path]).max() < 1e-4
-    trained, frozen = split(variables["params"], small().stages(2)[0].trainable)
-    assert set(CANCELLED_BIASES) <= set(frozen)
-    assert {path.split("/")[0] for path in trained} == {"adaptor", "discriminator"}
+    assert set(trained_paths(small(), variables)) == set(OURS.values()) - set(CANCELLED_BIASES)
+    assert set(trained_paths(small(cancelled_biases=True), variables)) == set(OURS.values())
 
 
-def test_every_step_draws_other_noise():
-    method = small()
-    one, other = (method.noise(jax.random.key(i), (2, 4, 4, 8)) for i in range(2))
+def trained_paths(method: SimpleNet, variables) -> list[str]:
+    (stage,) = method.stages()
+    trained, frozen = split_by_path(variables["params"], stage.trainable)
+    assert "backbone" in frozen
+    return ["/".join(key.key for key in path) for path, _ in jax.tree.leaves_with_path(trained)]
+
+
+def test_noise_has_its_standard_deviation_and_is_another_in_every_step():
+    method = small(sigma=0.3)
+    one, other = (method.noise(jax.random.key(i), (2, 4, 4, 64)) for i in range(2))
     assert not np.array_equal(one, other)
-    assert abs(float(jnp.std(one)) / method.sigma - 1) < 0.2
+    assert float(jnp.std(one)) == pytest.approx(0.3, rel=0.1)
 
 
-def test_weight_decay_leaves_biases_alone_unless_asked_for(started):
-    variables, _ = started
-    nested = {name: tree for name, tree in variables["params"].items() if name != "backbone"}
-    nested["adaptor"]["bias"] = jnp.ones_like(nested["adaptor"]["bias"])
-    zeros = jax.tree.map(jnp.zeros_like, nested)
-    for decay_biases in (False, True):
-        optimizer = small(decay_biases=decay_biases).optimizer()
-        changes, _ = optimizer.update(zeros, optimizer.init(nested), nested)
-        assert np.any(changes["adaptor"]["kernel"])
-        assert bool(np.any(changes["adaptor"]["bias"])) == decay_biases
-        assert bool(np.any(changes["discriminator"]["norm"]["scale"])) == decay_biases
+def ones() -> dict:
+    """Parameters of ones in the place of adaptor and discriminator."""
+    return {name: {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for name in ("adaptor", "discriminator")}
 
 
-def test_gradients_of_adaptor_and_discriminator_are_clipped_each_by_itself(started):
-    variables, _ = started
-    nested = {name: tree for name, tree in variables["params"].items() if name != "backbone"}
-    gradients = {**jax.tree.map(jnp.zeros_like, nested), "adaptor": jax.tree.map(jnp.ones_like, nested["adaptor"])}
-    optimizer = small(clip_norm=0.5, discriminator_decay=0.0).optimizer()
-    _, state = optimizer.update(gradients, optimizer.init(nested), nested)
+@pytest.mark.parametrize(("decay_biases", "moved"), [(False, 0.0), (True, 1.0)])
+def test_weight_decay_acts_on_biases_where_that_is_asked_for(decay_biases, moved):
+    """With a gradient of 0, weight decay is all that moves a parameter: AdamW by its share, Adam by a whole step."""
+    optimizer, params = small(decay_biases=decay_biases).optimizer(10), ones()
+    changes, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    for name, step in (("adaptor", 1e-4 * 0.01), ("discriminator", 2e-4)):
+        np.testing.assert_allclose(changes[name]["kernel"], -step, rtol=0.01)
+        np.testing.assert_allclose(changes[name]["bias"], -step * moved, rtol=0.01)
+
+
+def test_gradients_of_adaptor_and_discriminator_are_clipped_each_by_itself():
+    params, optimizer = ones(), small(clip_norm=0.5, discriminator_decay=0.0).optimizer(10)
+    gradients = {"adaptor": params["adaptor"], "discriminator": jax.tree.map(lambda x: 0.1 * x, params["adaptor"])}
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
     moments = optax.tree_utils.tree_get_all_with_path(state, "mu")
     sizes = [float(optax.global_norm(mu)) for _, mu in moments]
-    np.testing.assert_allclose(sorted(sizes), [0.0, 0.1 * 0.5], rtol=1e-5)
+    np.testing.assert_allclose(sorted(sizes), [0.1 * 0.1 * 6**0.5, 0.1 * 0.5], rtol=1e-5)
 
 
 def test_hinge_loss_is_zero_beyond_the_margin():
     true, fake = jnp.array([0.6, 0.5, 0.0]), jnp.array([-0.6, 0.5])
     np.testing.assert_allclose(hinge_loss(true, fake, 0.5), (0.5 / 3, 0.5))
+    np.testing.assert_allclose(small(margin=0.7).loss_terms(true, fake), (1.0 / 3, 0.65), rtol=1e-6)
 
 
-def test_checkpoint_of_the_benchmark_is_read_under_its_prefix():
+def check_bfloat16(small: Callable[[str], SimpleNet], variables, image) -> None:
+    """Raises AssertionError unless `dtype` is the type of the computation and of nothing else.
+
+    Args:
+      small: `dtype` -> the method.
+    """
+    losses, scores = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        method = small(dtype)
+        (stage,) = method.stages()
+        assert stage.features is not None
+        features = jax.jit(stage.features)(variables, {"image": image})
+        after, (entry,) = run_steps(stage, variables, [{"features": features}], [jax.random.key(2)])
+        prediction = jax.jit(method.predict)(after, {"image": image})
+        assert {leaf.dtype for leaf in jax.tree.leaves((after, features, prediction))} == {jnp.dtype("float32")}
+        assert jax.tree.structure(after) == jax.tree.structure(variables)
+        assert {entry[name].dtype for name in ("loss", "loss_true", "loss_fake")} == {np.dtype("float32")}
+        assert np.isfinite(prediction.map).all()
+        losses[dtype], scores[dtype] = float(entry["loss"]), prediction.score
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
+    np.testing.assert_allclose(scores["bfloat16"], scores["float32"], atol=0.02)
+
+
+def test_bfloat16_is_the_type_of_the_computation_and_of_nothing_else(started):
+    check_bfloat16(small, started[0], jax.random.normal(jax.random.key(4), (2, 32, 32, 3)))
+    adapted = jax.eval_shape(small("bfloat16").adapted, *started)
+    assert adapted.dtype == jnp.bfloat16
+
+
+def test_variants_hold_the_settings_of_the_two_codes():
+    ader, official = (simplenet.create(config, ("parts",)) for config in (ADER, OFFICIAL))
+    assert [(m.epochs, m.batch_size, m.drop_last, m.decay_biases, m.clip_norm) for m in (ader, official)] == [
+        (100, 32, True, False, 5.0),
+        (160, 8, False, True, None),
+    ]
+    assert (ader.image_score, official.image_score) == ("map_max", "patch_max")
+    geometry = [(config.input.geometry, config.input.resize, config.input.size) for config in (ADER, OFFICIAL)]
+    assert geometry == [("stretch", 256, (256, 256)), ("crop", 329, (288, 288))]
+    same = {"adaptor": True, "margin": 0.5, "sigma": 0.015, "cancelled_biases": False}
+    rates = {"adaptor_learning_rate": 1e-4, "adaptor_decay": 0.01}
+    rates |= {"discriminator_learning_rate": 2e-4, "discriminator_decay": 1e-5}
+    for method in (ader, official):
+        assert {name: getattr(method, name) for name in same | rates} == same | rates
+        assert (method.patches.pretrain_dim, method.patches.target_dim, method.patches.dim) == (1536, 1536, 1536)
+
+
+def test_a_checkpoint_of_the_benchmark_is_read_under_its_prefix():
     with pytest.raises(UserError, match=r"no entry 'net_simplenet\.discriminator"):
         small().from_torch({"net_simplenet.discriminator.tail.weight": np.ones((1, 1024), np.float32)})
 
@@ -213,25 +277,14 @@ def test_checkpoint_of_the_benchmark_is_read_under_its_prefix():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.image_score", "map-max", "expected one of map_max, patch_max. Did you mean 'map_max'"),
-        ("model.sigma", 0.0, r"config.model.sigma is 0.0; expected a number above 0"),
-        ("model.target_dim", None, "config.model.pretrain_dim is 1536, config.model.target_dim None"),
-        ("train.epochs", 0, "config.train.epochs is 0; expected a whole number of at least 1"),
-        ("backbone.name", "resnet81", "expected one of .* Did you mean 'resnet18'"),
-        ("backbone.taps", ("layer2", "layer9"), "config.backbone.taps has 'layer9'; wide_resnet50_2 has"),
-        ("backbone.taps", (), "config.backbone.taps is empty"),
-        ("dtype", "float16", "config.dtype is 'float16'; expected one of float32, bfloat16"),
+        ("model.target_dim", None, "config.model.pretrain_dim is 1536, config.model.target_dim None; expected two"),
+        ("model.pretrain_dim", None, "config.model.pretrain_dim is None, config.model.target_dim 1536; expected two"),
+        ("backbone.taps", ("layer2", "layer9"), "config.backbone.taps has 'layer9'; wide_resnet50_2 has .*layer3"),
+        ("backbone.taps", (), "config.backbone.taps is empty; wide_resnet50_2 has .*layer3"),
     ],
 )
-def test_wrong_config_values_name_the_field(field, value, message):
-    config = config_ader.get_config()
+def test_values_that_do_not_fit_each_other_name_their_fields(field, value, message):
+    config = config_simplenet.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        simplenet.create(config)
-
-
-def test_missing_config_field_is_named():
-    config = config_ader.get_config()
-    del config.model["margin"]
-    with pytest.raises(UserError, match=r"config\.model\.margin is missing"):
-        simplenet.create(config)
+        simplenet.create(config, ("parts",))
