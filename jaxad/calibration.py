@@ -55,14 +55,16 @@ def calibrate(held_out: Mapping[str, Predictions], rate: float, why_none: str = 
     if not held_out:
         logger.info("No threshold: %s", why_none)
         return {"held_out": {}, "no_threshold": why_none}
-    for category, found in held_out.items():
-        if len(found.scores) < 1 / rate - 1:
+    for category, predictions in held_out.items():
+        if len(predictions.scores) < 1 / rate - 1:
             message = "%s: %d held-out images cannot show a false-alarm rate of %g: the largest score is taken"
-            logger.warning(message, category, len(found.scores), rate)
-    maps = [found.maps for found in held_out.values()]
+            logger.warning(message, category, len(predictions.scores), rate)
+    maps = [predictions.maps for predictions in held_out.values()]
     middle, top = float(np.median(np.concatenate(maps))), max(float(one.max()) for one in maps)
     return {
-        "held_out": {category: [float(score) for score in found.scores] for category, found in held_out.items()},
+        "held_out": {
+            category: [float(score) for score in predictions.scores] for category, predictions in held_out.items()
+        },
         "map_scale": [middle, middle + 2 * max(top - middle, 1e-6)],
     }
 

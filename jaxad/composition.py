@@ -70,10 +70,10 @@ class Part:
 
     def predict(self, variables: Variables, batch: Batch) -> Prediction:
         """The part's prediction, with its maps at the size of the composed method's images."""
-        found = self.method.predict(self.inside(variables), self.batch(batch))
+        prediction = self.method.predict(self.inside(variables), self.batch(batch))
         size = batch["image"].shape[1:3]
-        maps = found.map if found.map.shape[1:] == size else resize(found.map[..., None], size)[..., 0]
-        return Prediction(maps, found.score)
+        maps = prediction.map if prediction.map.shape[1:] == size else resize(prediction.map[..., None], size)[..., 0]
+        return Prediction(maps, prediction.score)
 
     def stages(self) -> list[Train | Fit]:
         """The part's stages, acting on the composed method's variables and batches."""

@@ -46,22 +46,24 @@ def evaluate_category(
       mode: "exact", or one of ADer's: see `jaxad.metrics.compute`.
     """
     seen = Seen(len(split), predictor.rows, SHOWN)
-    found = predictor.all(split, progress, watch=seen)
+    predictions = predictor.all(split, progress, watch=seen)
     shown = seen.everywhere()
     truth = ground_truth(shown)
-    curves = {"image": metrics.curves(metrics.rank_images(found.scores, truth.labels))}
-    ranking = metrics.rank_pixels(found.maps, truth)
+    curves = {"image": metrics.curves(metrics.rank_images(predictions.scores, truth.labels))}
+    ranking = metrics.rank_pixels(predictions.maps, truth)
     if ranking is not None:
         curves["pixel"] = metrics.curves(ranking)
     values = metrics.compute(
-        found.maps,
-        found.scores,
+        predictions.maps,
+        predictions.scores,
         truth,
         mode=mode,
         name=category,
         pixel_ranking=ranking,
     )
-    return Evaluation(category, split, shown["image"], found.maps, found.scores, truth, shown["mask"], curves, values)
+    return Evaluation(
+        category, split, shown["image"], predictions.maps, predictions.scores, truth, shown["mask"], curves, values
+    )
 
 
 def ground_truth(shown: Mapping[str, np.ndarray]) -> metrics.GroundTruth:

@@ -17,6 +17,8 @@ from jaxad.method import Images, Item, Train, Variables
 
 logger = logging.getLogger(__name__)
 
+PLAIN = "plain_image"
+
 
 class FeatureImages:
     """A split whose items hold cached features in place of the image."""
@@ -57,9 +59,9 @@ def cached(
     compute, images, rows = jax.jit(stage.features), batches.images, batches.rows
     features, done = None, 0
     for batch in batches:
-        found = sharding.to_host(compute(variables, batch))
+        computed = sharding.to_host(compute(variables, batch))
         if features is None:
-            size = sum(leaf.nbytes / rows for leaf in jax.tree.leaves(found)) * len(images)
+            size = sum(leaf.nbytes / rows for leaf in jax.tree.leaves(computed)) * len(images)
             if size > sum(budget):
                 logger.warning(
                     "Features of %.1f GiB are over the budget of config.features: each step computes them anew",
@@ -67,20 +69,31 @@ def cached(
                 )
                 return None
             place = None if size <= budget[0] else folder
-            features = jax.tree.map(functools.partial(_allocate, len(images), place), found)
+            features = jax.tree.map(functools.partial(_allocate, len(images), place), computed)
         count = min(rows, len(images) - done)
-        _check_finite(stage, images, found, done, count)
-        for kept, new in zip(jax.tree.leaves(features), jax.tree.leaves(found), strict=True):
+        _check_finite(stage, images, computed, done, count)
+        for kept, new in zip(jax.tree.leaves(features), jax.tree.leaves(computed), strict=True):
             kept[done : done + count] = new[:count]
         done += count
     return FeatureImages(images, features)
+
+
+def with_plain(prepare: Prepare) -> Prepare:
+    """`prepare`, with the image as the split gives it beside the prepared one: what `with_features` looks at."""
+
+    def both(images: Images, i: int, rng: np.random.Generator) -> Item:
+        return {**prepare(images, i, rng), PLAIN: images[i]["image"]}
+
+    return both
 
 
 def with_features(stage: Train, variables: Variables, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """The batch with the stage's features, computed now where no cache has put them there."""
     if stage.features is None or "features" in batch:
         return batch
-    return {**batch, "features": jax.lax.stop_gradient(stage.features(variables, batch))}
+    rest = {name: value for name, value in batch.items() if name != PLAIN}
+    features = stage.features(variables, {**rest, "image": batch.get(PLAIN, batch["image"])})
+    return {**rest, "features": jax.lax.stop_gradient(features)}
 
 
 def _check_finite(stage: Train, images: Images, features: Any, first: int, count: int) -> None:

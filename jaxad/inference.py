@@ -18,8 +18,8 @@ from jaxad.errors import UserError, did_you_mean
 from jaxad.experiment import check_settings, create_method
 from jaxad.method import Variables
 from jaxad.model_run import ModelRun
-from jaxad.models import Model
-from jaxad.workdir import CATEGORIES, check_config, folder_name, saved_config
+from jaxad.models import Model, models_of
+from jaxad.workdir import CATEGORIES, check_config, saved_config
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,10 @@ def predict_files(
     root = Path(images) if Path(images).is_dir() else Path(images).parent
     low, high = trained.progress.notes.get("map_scale", (0.0, 1.0))
     with report.PredictionWriter(directory, threshold.value, map_format, (low, high)) as writer:
-        for found in trained.predictions(images):
-            writer.add(found.path, Path(found.path).relative_to(root), found.image, found.map, found.score)
+        for predicted in trained.predictions(images):
+            writer.add(
+                predicted.path, Path(predicted.path).relative_to(root), predicted.image, predicted.map, predicted.score
+            )
     print(f"Predictions: {directory / 'predictions.csv'}", flush=True)
     return directory / "predictions.csv"
 
@@ -149,7 +151,7 @@ def trained_model(config: Config, workdir: str | os.PathLike) -> Trained:
     names = sorted(path.parent.name for path in root.glob("*/checkpoints")) if root.is_dir() else []
     if not names:
         raise UserError(f"there is no trained model in {root}: train first, with the same --config and --workdir")
-    wanted = folder_name(named) if config.protocol == "one_class" else config.protocol
+    wanted = models_of(config, [named], root)[0].folder.name
     if wanted == "all" and len(names) == 1:
         wanted = names[0]
     if wanted not in names:

@@ -124,14 +124,14 @@ class ModelRun:
         variables, progress = self.restore() if missing else ({}, Progress())
         predictor = self.predictor(variables)
         images = dict(self.images.test.by_category()) if missing else {}
-        found: list[report.CategoryResult] = []
+        results: list[report.CategoryResult] = []
         for name, folder in folders.items():
             result = kept.get(name)
             if result is None:
                 result = self.evaluate(predictor, name, images.get(name), folder, progress)
-            found.append(result)
+            results.append(result)
         sharding.wait_for_all("evaluation")
-        return found
+        return results
 
     def evaluate(
         self, predictor: Predictor, category: str, images: Split | None, folder: Path, progress: Progress

@@ -131,9 +131,10 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     if stage.features is not None:
         every = run.batches(images, progress=f"{stage.name}: features")
         cached = features.cached(stage, variables, every, run.feature_bytes, run.workdir / "features")
-        if cached is not None:
-            images = cached
-            iterated = replace(stage, prepare=cached.prepared(stage.prepare)) if stage.prepare else stage
+        if stage.prepare is not None:
+            prepare = features.with_plain(stage.prepare) if cached is None else cached.prepared(stage.prepare)
+            iterated = replace(stage, prepare=prepare)
+        images = images if cached is None else cached
     batches = training_iterator(iterated, images, run.seed + progress.stage, run.mesh)
     optimizer = stage.optimizer(total)
     state, frozen, best = begin(run, stage, optimizer, variables, leaves, progress)

@@ -243,7 +243,7 @@ def image_auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     return auroc(rank_images(scores, labels.astype(bool)))
 
 
-RECONSTRUCTION = Reconstruction(width=8, code=3, learning_rate=0.02, epochs=3)
+RECONSTRUCTION = Reconstruction(width=8, code=3, learning_rate=0.05, epochs=3)
 COLOUR = NearestColour(HALF, kept=24)
 METHOD = Better(Part("reconstruction", RECONSTRUCTION), Part("colour", COLOUR, HALF))
 
@@ -590,6 +590,16 @@ def test_logs_are_named_after_part_and_stage(trained):
     prefix = "reconstruction/reconstruction"
     own = ("loss", "gradient_norm", "largest_error", "learning_rate/encoder", "learning_rate/decoder", "monitor")
     assert names == {f"{prefix}/{name}" for name in own}
+
+
+def test_a_part_ends_with_the_best_epoch_of_its_monitor(trained, tmp_path):
+    """The second of three, so that the resumed runs below take it from their checkpoints."""
+    variables, folder = trained
+    monitored = [value for line in logged(folder) for name, value in line.items() if name.endswith("/monitor")]
+    assert int(np.argmax(monitored)) == 1 and len(monitored) == 3
+    run, part = make_run(tmp_path), METHOD.reconstruction
+    batches = map(part.batch, run.batches(SPLITS["validation"], masks=True))
+    assert RECONSTRUCTION.monitor(part.inside(variables), list(batches)) == pytest.approx(monitored[1])  # type: ignore
 
 
 def test_the_better_part_predicts(trained, tmp_path):

@@ -288,3 +288,20 @@ def test_an_auxiliary_data_set_is_offered_to_stages_and_is_not_the_one_tested_on
     assert [bool(images[i]["mask"].any()) for i in range(6)] == [bool(label) for label in images.labels]
     with pytest.raises(jaxad.UserError, match=r"config\.auxiliary\.name and config\.dataset\.name both have 'folder'"):
         jaxad.run(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_products_are_as_exact_as_the_config_says(precision, photographs, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "model_runs", lambda *_, **__: [])
+    before = jax.config.read("jax_default_matmul_precision")
+    try:
+        jaxad.run(config(photographs, data_dir, precision=precision), tmp_path)
+        assert jax.config.read("jax_default_matmul_precision") == precision
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+
+
+@pytest.mark.parametrize(("field", "value"), [("precision", "float32"), ("dtype", "float16"), ("protocol", "few_shot")])
+def test_a_wrong_value_outside_the_method_names_its_field(field, value, photographs, data_dir, tmp_path):
+    with pytest.raises(jaxad.UserError, match=rf"config\.{field} is '{value}'; expected one of"):
+        jaxad.run(config(photographs, data_dir, **{field: value}), tmp_path)

@@ -229,7 +229,8 @@ def test_features_that_do_not_fit_are_computed_in_each_step_and_give_the_same_pa
     np.testing.assert_allclose(computed["params"]["level"], cached["params"]["level"], rtol=1e-6)
 
 
-def test_prepared_images_stand_beside_cached_features(tmp_path):
+@pytest.mark.parametrize("budget", [(2.0**20, 0.0), (0.0, 0.0)], ids=["cached", "computed in each step"])
+def test_prepared_images_stand_beside_features_of_the_plain_ones(tmp_path, budget):
     def brighter(images, i, rng):
         assert isinstance(images, Images)  # the split itself, not its cached features
         return {"image": images[i]["image"] + np.uint8(100), "draw": rng.random(dtype=np.float32)}
@@ -242,7 +243,7 @@ def test_prepared_images_stand_beside_cached_features(tmp_path):
 
     plain, _ = training.run_stages(run(stage(), tmp_path / "plain"), None)
     train = dataclasses.replace(stage(features=features, prepare=brighter), loss=loss_of)
-    both, _ = training.run_stages(run(train, tmp_path / "both"), None)
+    both, _ = training.run_stages(run(train, tmp_path / "both", feature_bytes=budget), None)
     np.testing.assert_allclose(both["params"]["level"], plain["params"]["level"], rtol=1e-5)
     draws = [record["mean/draws"] for record in records(tmp_path / "both")]
     assert len(set(draws)) == len(draws)

@@ -67,8 +67,8 @@ class FrozenBackbone:
     def __call__(self, variables: Variables, image: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b ..."]]:
         """What the taps give, by name, in the order of `taps`."""
         network = backbones.create(self.name, self.taps, dtype=self.dtype, options=dict(self.options))
-        found: Any = network.apply(inside(variables, NAME), image)
-        return {tap: found[tap].astype(jnp.promote_types(found[tap].dtype, jnp.float32)) for tap in self.taps}
+        taps: Any = network.apply(inside(variables, NAME), image)
+        return {tap: taps[tap].astype(jnp.promote_types(taps[tap].dtype, jnp.float32)) for tap in self.taps}
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray], prefix: str = "") -> Variables:
         """As `init`, from the entries of a PyTorch state dict whose names begin with `prefix`.

@@ -55,7 +55,7 @@ class Textures:
 
     @property
     def kind(self) -> Literal["dtd", "procedural"]:
-        """Which textures are drawn; they are loaded to find out.
+        """Which textures these are; DTD is loaded, or prepared, to find out.
 
         Raises:
           UserError: see `draw`.
@@ -63,7 +63,7 @@ class Textures:
         return "procedural" if _photographs(self) is None else "dtd"
 
     def draw(self, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """One texture at the input's size, sRGB; which one is the only draw.
+        """One texture at the input's size, sRGB; its index, uniform, is all that is drawn from `rng`.
 
         Raises:
           UserError: DTD was asked for by name and is neither there nor can it be downloaded, or it is damaged.
@@ -136,7 +136,7 @@ def _photographs(settings: Textures) -> _Photographs | None:
         return _load(settings)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache
 def _load(settings: Textures) -> _Photographs | None:
     at_hand = settings.name == "auto" and _dtd_is_at_hand(settings.data_dir, settings.manual_dir)
     if settings.name != "dtd" and not at_hand:

@@ -1,4 +1,4 @@
-"""Every network behind one protocol, and the ways into and out of its weights."""
+"""Every network behind one protocol, and the weights that it takes."""
 
 import dataclasses
 import functools
@@ -350,15 +350,15 @@ def test_unknown_taps_are_answered_with_those_that_the_network_has(name):
         backbones.create(name, ())
 
 
-def with_backbone(**fields):
+def config_with(fields: dict):
     config = config_patchcore.get_config()
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    config.update_from_flattened_dict(fields)
     return config
 
 
 def test_a_config_describes_a_frozen_backbone():
-    config = with_backbone(dtype="bfloat16", backbone__name="clip_vit_b16", backbone__taps=("block3", "block7"))
-    config.backbone.weights = "random"
+    backbone = {"name": "clip_vit_b16", "weights": "random", "taps": ("block3", "block7")}
+    config = config_with({"dtype": "bfloat16", **{f"backbone.{name}": value for name, value in backbone.items()}})
     found = frozen_backbone(config, also=("class_feature",), position_resize="bilinear", activation="gelu")
     options = (("activation", "gelu"), ("position_resize", "bilinear"))
     taps = ("block3", "block7", "class_feature")
@@ -367,24 +367,25 @@ def test_a_config_describes_a_frozen_backbone():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("field", "value", "message"),
     [
         (
-            {"backbone__name": "resnet19"},
+            "backbone.name",
+            "resnet19",
             "config.backbone.name is 'resnet19'; expected one of .*mean 'resnet18'",
         ),
         (
             {"backbone__taps": ("layer2", "layer_3")},
             "config.backbone.taps has 'layer_3'; wide_resnet50_2 has .*'layer3'",
         ),
-        ({"backbone__taps": ("logits",)}, "config.backbone.taps has 'logits'; wide_resnet50_2 has stem"),
-        ({"backbone__taps": ()}, "config.backbone.taps is empty; wide_resnet50_2 has stem"),
-        ({"dtype": "float16"}, "config.dtype is 'float16'; expected one of float32, bfloat16"),
+        ("backbone.taps", ("logits",), "config.backbone.taps has 'logits'; wide_resnet50_2 has stem"),
+        ("backbone.taps", (), "config.backbone.taps is empty; wide_resnet50_2 has stem"),
+        ("dtype", "float16", "config.dtype is 'float16'; expected one of float32, bfloat16"),
     ],
 )
-def test_wrong_fields_of_a_backbone_are_named(fields, message):
+def test_wrong_fields_of_a_backbone_are_named(field, value, message):
     with pytest.raises(UserError, match=message):
-        frozen_backbone(with_backbone(**fields))
+        frozen_backbone(config_with({field: value}))
 
 
 def test_importing_the_package_does_not_import_flax():

@@ -210,7 +210,7 @@ def test_batches_that_the_devices_do_not_divide_go_whole_to_every_process():
     assert found[0][1]["index"].tolist() == found[1][1]["index"].tolist()
 
 
-def test_a_single_process_is_told_too_which_batches_its_devices_do_not_divide():
+def test_a_single_process_marks_the_batches_that_its_devices_do_not_divide():
     (found,) = shards(Numbers(14), 1, parts=4, batch_size=8, epochs=1)
     assert [batch.get("replicated", False) for batch in found] == [False, True]
 

@@ -130,7 +130,7 @@ def test_coresets_and_scores_equal_the_reference(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", cases("patchcore", "anomalib"))
-def test_anomalibs_variant_equals_it(path):
+def test_anomalibs_variant_equals_the_reference(path):
     case = load(path)
     method = make(ANOMALIB, PatchCore, patches=patches_of(case), reweight_neighbours=case.settings["num_neighbors"])
     images = nhwc(case.inputs["x"])
