@@ -1,9 +1,9 @@
-"""Whole tables of runs: a config with `benchmark` is many cells, each of them that config with some fields set.
+"""Tables of runs: a config with `benchmark` describes many cells, each of them that config with some fields changed.
 
-A cell is a dict: `name`; `labels`, what it is on the axes of the figures; `set`, config field -> value; `figure`, the
-one it is drawn in; `against`, the cell whose values its changes are measured from. Cells that differ in nothing that
-training depends on share one model, WORKDIR/models/MODEL, and are evaluated into MODEL/evaluations/CELL. What is
-finished is kept, so the same command goes on after a stop.
+A cell is a dict: `name`; `labels`, its places on the axes of the figures; `set`, config field -> value; `figure`, the
+figure it is drawn in; `against`, the cell that its changes are measured from. Cells that agree in everything that
+training depends on share one model, WORKDIR/models/MODEL, and are evaluated into MODEL/evaluations/CELL. Finished work
+is kept, so the same command continues after a stop.
 """
 
 import copy
@@ -33,7 +33,7 @@ _KEYS = ("name", "labels", "set", "figure", "against")
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the table; `config` is whole, and has no `benchmark`."""
+    """One entry of the table; `config` is complete and has no `benchmark`."""
 
     name: str
     labels: Mapping[str, Any]
@@ -46,13 +46,13 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
     """Trains each model once, evaluates every cell, writes benchmark.{json,csv,md}, report.html and sensitivity.svg.
 
     Args:
-      config: of a method, with `benchmark`: `cells`, `figures` (see `jaxad.report.sensitivity.write`), `title`, and
-        `only`, the names of the figures whose cells are wanted.
+      config: a method's config with `benchmark`: `cells`, `figures` (see `jaxad.report.sensitivity.write`), `title`,
+        and `only`, the names of the figures whose cells are wanted.
       mode: "train_and_evaluate", "train", or "evaluate".
 
     Raises:
-      UserError: anything the user can mend; what is wrong with a cell's fields or data names the cell, before anything
-        is trained.
+      UserError: anything the user can correct; an error in a cell's fields or data names the cell, before anything is
+        trained.
     """
     workdir = open_workdir(workdir)
     chosen, figures = cells_of(config), figures_of(config)
@@ -72,7 +72,7 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
             logger.info(
                 "%s, %d of %d models; cell %s, %d of %d", model, place, len(models), cell.name, number, len(members)
             )
-            found = experiment.run(cell.config, folder, mode)
+            categories = experiment.run(cell.config, folder, mode)
             target = evaluation_folder(folder, cell.config)
             results[cell.name] = sensitivity.CellResult(
                 name=cell.name,
@@ -81,7 +81,7 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
                 against=cell.against,
                 trained_on=trained_on(cell.config),
                 tested_on=tested_on(cell.config),
-                categories=found,
+                categories=categories,
                 report=str((target / "report.html").relative_to(workdir)),
                 overlaps=read_overlaps(target),
             )
@@ -96,10 +96,10 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
 
 
 def cells_of(config: Config) -> list[Cell]:
-    """The cells that `config.benchmark` asks for, each with its whole config.
+    """The cells that `config.benchmark` asks for, each with its complete config.
 
     Raises:
-      UserError: a cell is not as the module says, or its config has no such field.
+      UserError: a cell is not as described above, or sets a field that the config does not have.
     """
     names = [cell.get("name") for cell in config.benchmark.cells]
     figures = {figure["name"] for figure in config.benchmark.figures}
@@ -113,7 +113,7 @@ def cells_of(config: Config) -> list[Cell]:
                 f"cell {name!r} of the benchmark: expected a name and {', '.join(_KEYS[1:])}; found {list(cell)}"
             )
         if names.count(name) > 1 or folder_name(name) != name:
-            raise UserError(f"cell {name!r} of the benchmark: expected a name of its own that can be a folder's")
+            raise UserError(f"cell {name!r} of the benchmark: expected a unique name that can be a folder's")
         if cell["figure"] not in figures:
             raise UserError(f"cell {name!r} of the benchmark: there is no figure {cell['figure']!r}")
         if cell["against"] not in names:
@@ -132,7 +132,7 @@ def cells_of(config: Config) -> list[Cell]:
 
 
 def figures_of(config: Config) -> list[Mapping[str, Any]]:
-    """Those that `config.benchmark.only` names; all where it is empty."""
+    """The figures that `config.benchmark.only` names; all if it is empty."""
     figures = {figure["name"]: figure for figure in config.benchmark.figures}
     wanted = [name.strip() for name in config.benchmark.only.split(",") if name.strip()] or list(figures)
     for name in wanted:
@@ -143,7 +143,7 @@ def figures_of(config: Config) -> list[Mapping[str, Any]]:
 
 
 def cell_config(config: Config, settings: Mapping[str, Any], name: str) -> Config:
-    """The benchmark's config with a cell's fields set; its results are called by the cell's name."""
+    """The benchmark's config with a cell's fields set; its results have the cell's name."""
     own = copy.deepcopy(config)
     with own.unlocked():
         del own["benchmark"]
@@ -157,14 +157,14 @@ def cell_config(config: Config, settings: Mapping[str, Any], name: str) -> Confi
 
 
 def model_folders(cells: Sequence[Cell], config: Config) -> dict[str, str]:
-    """Each cell's model by name: the fields that training depends on and that differ from the benchmark's config."""
+    """The folder of each cell's model, named after the training settings in which it differs from the benchmark's config."""
     base, folders = fields(config), {}
     for cell in cells:
         own = {name: value for name, value in fields(cell.config).items() if _trained_on(name)}
         differing = {name: value for name, value in own.items() if plain(value) != plain(base[name])}
         text = ",".join(f"{name}={value}" for name, value in differing.items()) or "base"
         readable = re.sub(r"[^\w.=,-]+", "_", text)
-        # two settings may read the same once made fit for a folder's name
+        # different settings can give the same readable name
         folders[cell.name] = readable if readable == text else f"{readable[:80]}-{_digest(text)}"
     return folders
 
@@ -179,7 +179,7 @@ def _digest(text: str) -> str:
 
 
 def check(cell: Cell, folder: Path) -> None:
-    """Prepares the cell's data set, and looks for its images.
+    """Prepares the cell's data set and checks that it has images.
 
     Raises:
       UserError: a value that the run would refuse, a folder of another config, no image to train on or to test on.

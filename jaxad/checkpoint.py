@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, verified when read, kept by age and by merit (Orbax).
 
 A checkpoint holds the variables, the state of the running stage (optimizer state, or the carry of a pass) and the
-progress: which stage, how many batches of it, the data iterator's state, the metrics so far. With it the same command
-goes on in the middle of a stage. Only arrays and JSON are stored: reading a checkpoint runs no code from its files.
+progress: which stage, how many batches of it, the data iterator's state, the metrics so far. From it the same command
+continues in the middle of a stage. Only arrays and JSON are stored: reading a checkpoint runs no code from its files.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ class Progress:
 
     Attributes:
       stage: index of the running stage; the number of stages once all are done.
-      step: batches that this stage has done.
-      total: the checkpoint's number: batches of all stages so far, plus one for every `after`.
-      best, best_epoch: largest number of the stage's monitor and its epoch; None where nothing was monitored yet.
+      step: batches done in this stage.
+      total: the checkpoint's number: batches done in all stages, plus one for every `after`.
+      best, best_epoch: largest value of the stage's monitor, and its epoch; `best` is None before the first value.
       iterator: state of the stage's data iterator, as Grain gives it.
       finished: all stages are done and the threshold is set.
-      metrics: what the evaluations during training found, oldest first.
-      notes: method-independent facts for predictions (calibration, scale of the maps).
+      metrics: results of the evaluations during training, oldest first.
+      notes: what predictions need besides the variables, whatever the method (calibration, scale of the maps).
     """
 
     stage: int = 0
@@ -59,7 +59,7 @@ class Restored(NamedTuple):
 
 
 def after(progress: Progress, **changes: Any) -> Progress:
-    """The progress with some fields changed and the next number, so that no checkpoint takes the place of another."""
+    """The progress with some fields changed and the next number, so that no checkpoint replaces another."""
     return replace(progress, total=progress.total + 1, **changes)
 
 
@@ -67,8 +67,9 @@ class Checkpoints:
     """The checkpoints of one model in `directory`.
 
     Args:
-      keep_last: how many of the newest stay.
-      keep_best: name of a metric (as in `Progress.metrics`) whose best checkpoint stays as well; "" for none.
+      keep_last: how many of the newest are kept.
+      keep_best: name of a metric (as in `Progress.metrics`) whose best checkpoint is kept as well; "" for none.
+      read_only: nothing is created, written or cleaned up.
     """
 
     def __init__(self, directory: Path, keep_last: int = 2, keep_best: str = "", read_only: bool = False):
@@ -94,7 +95,7 @@ class Checkpoints:
             raise UserError(f"cannot use {self.directory} for checkpoints: {error.strerror or error}") from error
 
     def save(self, variables: Any, stage_state: Any, progress: Progress) -> None:
-        """Writes a checkpoint under the number `progress.total`; a kill at any moment leaves the earlier ones whole.
+        """Writes a checkpoint under the number `progress.total`; a kill at any moment leaves the earlier ones intact.
 
         Raises:
           UserError: it cannot be written (a full or read-only disk); earlier checkpoints are kept.
@@ -114,27 +115,27 @@ class Checkpoints:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"cannot write checkpoint {progress.total} in {self.directory}: {reason}; earlier ones are kept: "
-                "make room or name another --workdir, then start the same command again"
+                "make room or choose another --workdir, then run the same command again"
             ) from error
 
     def _check_space(self, state: Any, number: int) -> None:
-        """A full disk is better found before: TensorStore's threads print their own errors when they meet one."""
+        """Refuses a full disk before writing: TensorStore's threads would print errors of their own."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise UserError(
                 f"cannot write checkpoint {number} in {self.directory}: it may need {needed / 2**20:.0f} MiB, the "
-                f"disk has {free / 2**20:.0f} MiB left; earlier ones are kept: make room and start it again"
+                f"disk has {free / 2**20:.0f} MiB left; earlier ones are kept: make room, then run the same command again"
             )
 
     def steps(self) -> list[int]:
-        """Numbers of the checkpoints that are there, oldest first."""
+        """Numbers of the existing checkpoints, oldest first."""
         return sorted(self.manager.all_steps())
 
     def restore(self, step: int | None = None) -> Restored | None:
-        """The newest whole checkpoint (or number `step`), as arrays on the host.
+        """The newest intact checkpoint (or number `step`), as arrays on the host.
 
-        A damaged checkpoint is reported and the one before it is taken; None where there is none at all.
+        A damaged checkpoint is reported and the one before it is used; None where there is none at all.
 
         Raises:
           UserError: there are checkpoints, and every one is damaged.
@@ -163,10 +164,10 @@ class Checkpoints:
             step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=as_numpy))
         )["state"]
         expected = record.pop("checksums")
-        found = checksums(state)
-        wrong = sorted(path for path in expected if expected[path] != found.get(path))
+        actual = checksums(state)
+        wrong = sorted(path for path in expected if expected[path] != actual.get(path))
         if wrong:
-            raise ValueError(f"{len(wrong)} arrays do not match their checksums, {wrong[0]} the first")
+            raise ValueError(f"{len(wrong)} arrays do not match their checksums; the first is {wrong[0]}")
         leaves = [leaf for _, leaf in sorted((state.get("stage") or {}).items())]
         record["metrics"] = tuple(record["metrics"])
         return Restored(state["variables"], leaves, Progress(**record))
@@ -180,7 +181,7 @@ def merit_of(name: str, metrics: dict[str, float]) -> float:
 
 
 def checksums(state: Any) -> dict[str, int]:
-    """CRC-32 of every array that this process can see whole, by its path."""
+    """CRC-32 of every array that this process holds entirely, by its path."""
     sums = {}
     for path, leaf in zip(jax.tree.leaves(path_names(state)), jax.tree.leaves(state), strict=True):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

@@ -1,4 +1,4 @@
-"""The one error that is meant for the person who started the run."""
+"""The one error meant for the person who started the run."""
 
 
 class UserError(Exception):
@@ -12,7 +12,7 @@ class NotFiniteError(UserError):
     """The features of some images hold NaN or infinity.
 
     Attributes:
-      images: their places in the stage's order, for whoever knows the names.
+      images: their places in the stage's order, from which the caller finds their names.
     """
 
     def __init__(self, images):
@@ -25,7 +25,7 @@ class NotFiniteError(UserError):
 
 
 def did_you_mean(name: str, known) -> str:
-    """The names in `known` closest to `name`, as the end of a message: " Did you mean 'a' or 'b'?"; "" if none is."""
+    """The names in `known` closest to `name`, as the end of a message: " Did you mean 'a' or 'b'?"; "" if none is close."""
     import difflib
 
     near = difflib.get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)

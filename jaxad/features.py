@@ -4,6 +4,7 @@ import functools
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import jax
 import numpy as np
 
 from jaxad import sharding
-from jaxad.data.batches import DeviceBatches, Prepare
+from jaxad.data.batches import TRUTH, DeviceBatches, Prepare
 from jaxad.errors import UserError
-from jaxad.method import Images, Item, Train, Variables
+from jaxad.method import WITH_MASKS, Images, Item, Train, Variables
+from jaxad.prediction import Seen
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,14 @@ PLAIN = "plain_image"
 
 
 class FeatureImages:
-    """A split whose items hold cached features in place of the image."""
+    """A split whose items hold cached features in place of the image; no photograph is decoded for them again.
 
-    def __init__(self, images: Images, features: Any):
-        self.images, self.features = images, features
+    Args:
+      facts: the items' other entries, each an array over all images.
+    """
+
+    def __init__(self, images: Images, facts: Mapping[str, np.ndarray], features: Any):
+        self.images, self.facts, self.features = images, facts, features
 
     @property
     def ids(self) -> Sequence[str]:
@@ -34,8 +40,8 @@ class FeatureImages:
         return len(self.images)
 
     def __getitem__(self, i: int) -> Item:
-        item = {name: value for name, value in self.images[i].items() if name not in ("image", "valid")}
-        return {**item, "features": jax.tree.map(lambda array: array[i], self.features)}
+        facts = {name: values[i] for name, values in self.facts.items()}
+        return {**facts, "features": jax.tree.map(lambda array: array[i], self.features)}
 
     def prepared(self, prepare: Prepare) -> Prepare:
         """`prepare` as a stage wrote it, for the split of images; the features stay beside what it returns."""
@@ -57,8 +63,10 @@ def cached(
     """
     assert stage.features is not None
     compute, images, rows = jax.jit(stage.features), batches.images, batches.rows
+    pictures = ("image", "valid", *(() if stage.data in WITH_MASKS else TRUTH))
+    facts = Seen(len(images), rows, tuple(name for name in images[0] if name not in pictures))
     features, done = None, 0
-    for batch in batches:
+    for batch in replace(batches, watch=facts):
         computed = sharding.to_host(compute(variables, batch))
         if features is None:
             size = sum(leaf.nbytes / rows for leaf in jax.tree.leaves(computed)) * len(images)
@@ -75,7 +83,7 @@ def cached(
         for kept, new in zip(jax.tree.leaves(features), jax.tree.leaves(computed), strict=True):
             kept[done : done + count] = new[:count]
         done += count
-    return FeatureImages(images, features)
+    return FeatureImages(images, facts.everywhere(), features)
 
 
 def with_plain(prepare: Prepare) -> Prepare:

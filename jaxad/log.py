@@ -1,4 +1,4 @@
-"""Numbers of a run: one JSON line a record, and TensorBoard event files (without TensorFlow)."""
+"""The numbers of a run: one JSON line per record, and TensorBoard event files (without TensorFlow)."""
 
 import json
 import math
@@ -12,7 +12,7 @@ class MetricLog:
     """Writes to `metrics.jsonl` and `tensorboard/` in a folder; only the first process of a run writes.
 
     Args:
-      active: False: nothing is written.
+      active: whether anything is written.
     """
 
     def __init__(self, directory: Path, active: bool = True):
@@ -29,7 +29,7 @@ class MetricLog:
         os.replace(temporary, self.path)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One record: names and numbers after `step` batches; a number that is not finite becomes null."""
+        """Writes one record, named numbers after `step` batches; a number that is not finite becomes null."""
         if not self.active:
             return
         numbers = {name: float(value) for name, value in values.items()}

@@ -1,6 +1,6 @@
 """The command line: `python -m jaxad.main --config configs/patchcore.py:mirad/rabbit_pendant --workdir runs/x`.
 
-Intentionally short: flags, one call, and errors told in one line. Everything else can be imported and tested.
+Short on purpose: flags, one call, and errors reported in one line. Everything else can be imported and tested.
 """
 
 import logging
@@ -15,7 +15,7 @@ from jaxad.errors import UserError
 MODES = ("train_and_evaluate", "train", "evaluate", "predict")
 
 _CONFIG = define_config_flag(
-    "config", "Config file, after a colon the data set: configs/patchcore.py:mirad/rabbit_pendant"
+    "config", "Config file and, after a colon, the data set: configs/patchcore.py:mirad/rabbit_pendant"
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, logs, results. The same folder resumes the run."
@@ -27,7 +27,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _MAPS = flags.DEFINE_enum("map_format", "png16", ("png16", "npy"), "--mode=predict: file format of the anomaly maps.")
 _DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "auto", ("auto", "on", "off"), "Join other processes: found by itself, always, never."
+    "distributed", "auto", ("auto", "on", "off"), "Join the other processes of a run: if a cluster is detected, always, never."
 )
 
 
@@ -73,12 +73,12 @@ def run() -> None:
         print(f"jaxad: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("jaxad: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("jaxad: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """absl's own parser, its complaints as UserErrors."""
+    """Parses with absl, whose errors become UserErrors."""
     check_arguments(arguments)
     try:
         return flags.FLAGS(arguments)

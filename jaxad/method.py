@@ -101,7 +101,9 @@ class Train:
       prepare: (images, i, rng) -> item; what takes the place of `images[i]`, on the host, in the input pipeline's
         workers. It may rotate or recolour `images.original(i)`, read other images of the split, add a texture
         ("texture"). `rng` is seeded by (seed, step, place in the global batch), so that a resumed run draws the same.
-        Elementwise work (masks, blending, noise) belongs in `loss`, on the device.
+        Elementwise work (masks, blending, noise) belongs in `loss`, on the device. `images` is the split
+        (`jaxad.data.split.Split`), whose arrays must not be changed in place. Where the data has no masks, "mask",
+        "has_mask" and "label" are dropped from what is returned: masks made here need another name.
       same_draws: seeds `rng` by (seed, image) instead: an image is prepared in the same way in every epoch.
       features: the frozen part, (variables, batch) -> pytree with leading axis b. It runs once per image, on the image
         as the split gives it, and is cached; `loss` finds the result in batch["features"], and an image only where

@@ -1,5 +1,4 @@
-"""The mesh, where arrays live on it, and the start of many processes: one code path for one CPU, eight GPUs and a TPU
-pod.
+"""The mesh, where arrays live on it, and runs of many processes: one code path for one CPU, eight GPUs and a TPU pod.
 """
 
 import logging
@@ -32,11 +31,11 @@ CLUSTER_MARKS = (
 def start_processes(distributed: str = "auto") -> None:
     """Joins this process to the others of the run; does nothing for a single process.
 
-    With the variables JAXAD_COORDINATOR (host:port), JAXAD_PROCESSES and JAXAD_PROCESS set, these say who takes part
-    (launch/local). Otherwise, under Slurm, GKE, MPI or on a TPU pod of several workers, JAX finds out by itself.
+    The variables JAXAD_COORDINATOR (host:port), JAXAD_PROCESSES and JAXAD_PROCESS, if set, say who takes part
+    (launch/local). Otherwise, under Slurm, GKE, MPI or on a TPU pod of several workers, JAX detects it by itself.
 
     Args:
-      distributed: "auto"; "on", to let JAX look for a cluster even where no mark of one is seen; or "off".
+      distributed: "auto"; "on", to let JAX look for a cluster even where no sign of one is seen; or "off".
 
     Raises:
       UserError: the variables are incomplete, or no cluster answers.
@@ -85,11 +84,11 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
 
 
 def set_precision(precision: str) -> None:
-    """How exact products of float32 arrays are in this process, on devices that can trade exactness for speed.
+    """Sets how exact products of float32 arrays are in this process, on devices that can trade exactness for speed.
 
     Args:
-      precision: `config.precision`: "highest" is float32, "high" TF32 or three passes of bfloat16, "default" what the
-        platform finds fastest.
+      precision: `config.precision`: "highest" is float32, "high" TF32 or three passes of bfloat16, "default" the
+        platform's fastest.
     """
     jax.config.update("jax_default_matmul_precision", precision)
 
@@ -122,7 +121,7 @@ def make_mesh(model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def fitting(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> NamedSharding:
-    """`spec` on the mesh, but for axes of the array that its mesh axes do not divide: these are not cut."""
+    """`spec` on the mesh, except that array axes not divisible by their mesh axes are left whole."""
     kept = []
     for size, names in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
         axes = (names,) if isinstance(names, str) else names or ()
@@ -143,7 +142,7 @@ def path_names(tree: Any, prefix: str = "") -> Any:
 
 
 def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, PartitionSpec]], prefix: str = "") -> Any:
-    """Where every array of the tree lives: by the first rule whose expression is found in its path, else everywhere."""
+    """Where every array of the tree lives: as the first rule that matches its path says, or else replicated."""
 
     def place(path, leaf):
         spec = next((spec for match, spec in rules if re.search(match, path)), PartitionSpec())
@@ -153,7 +152,7 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, PartitionSpec]],
 
 
 def beside_parameters(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
-    """Where an optimizer's state lives: moments beside the parameter they belong to, counts everywhere."""
+    """Where an optimizer's state lives: moments beside the parameter they belong to, the rest replicated."""
     places: dict[tuple, Any] = dict(traverse_util.flatten_dict(trained))
 
     def place(path, leaf):
@@ -168,7 +167,7 @@ def beside_parameters(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
 
 
 def put(tree: Any, where: Any) -> Any:
-    """Host arrays, the same in every process, to the devices of their shardings."""
+    """Puts host arrays, the same in every process, on the devices of their shardings."""
 
     def place(leaf, sharding):
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
@@ -211,6 +210,6 @@ def to_host(tree: Any) -> Any:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come here."""
+    """Returns once every process has got here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

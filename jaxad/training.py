@@ -126,7 +126,6 @@ class State(NamedTuple):
 def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: Progress) -> tuple[Variables, Progress]:
     """Runs a stage driven by gradients, from `progress` to its end."""
     images = run.images(stage.data, stage.name)
-    per_epoch, total = stage.steps_per_epoch(len(images)), stage.total_steps(len(images))
     iterated = stage
     if stage.features is not None:
         every = run.batches(images, progress=f"{stage.name}: features")
@@ -136,6 +135,7 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
             iterated = replace(stage, prepare=prepare)
         images = images if cached is None else cached
     batches = training_iterator(iterated, images, run.seed + progress.stage, run.mesh)
+    per_epoch, total = stage.steps_per_epoch(len(images)), stage.total_steps(len(images))
     optimizer = stage.optimizer(total)
     state, frozen, best = begin(run, stage, optimizer, variables, leaves, progress)
     if progress.iterator is not None:

@@ -46,7 +46,7 @@ from jaxad.nn.linear import Dense
 from jaxad.nn.norm import BatchNorm
 from jaxad.nn.resize import resize
 from jaxad.nn.scoring import largest
-from jaxad.optimizers import adam, by_module, clip_by_global_norm, sgd, step_decay
+from jaxad.optimizers import adamw, by_module, clip_by_global_norm, sgd, step_decay
 from jaxad.prediction import Predictor
 from jaxad.trees import inside, merge, under
 from tests.methods.golden import run_fit
@@ -116,7 +116,7 @@ class Reconstruction(Method):
         return jnp.mean(errors), (updates, {"largest_error": jnp.max(errors)})
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
-        encoder = adam(step_decay(self.learning_rate, 0.5), steps)
+        encoder = adamw(step_decay(self.learning_rate, 0.5), steps)
         decoder = optax.chain(clip_by_global_norm(1.0), sgd(10 * self.learning_rate, steps, momentum=0.9))
         return by_module({"encoder": encoder, "decoder": decoder})
 

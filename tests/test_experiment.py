@@ -293,10 +293,10 @@ def test_an_auxiliary_data_set_is_offered_to_stages_and_is_not_the_one_tested_on
 @pytest.mark.parametrize("precision", ["highest", "default"])
 def test_products_are_as_exact_as_the_config_says(precision, photographs, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "model_runs", lambda *_, **__: [])
-    before = jax.config.read("jax_default_matmul_precision")
+    before = jax.config.jax_default_matmul_precision
     try:
         jaxad.run(config(photographs, data_dir, precision=precision), tmp_path)
-        assert jax.config.read("jax_default_matmul_precision") == precision
+        assert jax.config.jax_default_matmul_precision == precision
     finally:
         jax.config.update("jax_default_matmul_precision", before)
 

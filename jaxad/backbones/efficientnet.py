@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxad.method import IMAGENET_NORMALIZATION, Normalization
 from jaxad.nn.activations import activation
 from jaxad.nn.conv import Conv, kaiming_normal_fan_out, same_padding
+from jaxad.nn.linear import Dense
 from jaxad.nn.norm import BatchNorm
 from jaxad.nn.torch_layout import dotted, from_state_dict
 
@@ -26,7 +27,7 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)
 
 @dataclass(frozen=True)
 class Architecture:
-    """Widths of stem, stages and head, blocks of each stage, and what tells Lite from the full network."""
+    """Widths of stem, stages and head, blocks of each stage, and what distinguishes Lite from the full network."""
 
     stem: int
     widths: tuple[int, ...]
@@ -66,11 +67,11 @@ def normalization(architecture: Architecture) -> Normalization:
 
 def channels(architecture: Architecture) -> dict[str, tuple[int, int]]:
     """(stride, channels) of every tap that is a map."""
-    found, stride = {"stem": (2, architecture.stem)}, 2
+    maps, stride = {"stem": (2, architecture.stem)}, 2
     for stage, width in enumerate(architecture.widths):
         stride *= STRIDES[stage]
-        found[f"stage{stage}"] = (stride, width)
-    return {**found, "head": (stride, architecture.head)}
+        maps[f"stage{stage}"] = (stride, width)
+    return {**maps, "head": (stride, architecture.head)}
 
 
 class SqueezeExcite(nn.Module):
@@ -119,8 +120,8 @@ class EfficientNet(nn.Module):
     """Feature maps by name, computed no deeper than the deepest of `taps`.
 
     Taps: `stem` (stride 2), `stage0` .. `stage6` (linear outputs of the stages), `head` (after its activation),
-    `logits`. `padding_from` freezes the 'SAME' padding to that of a square image of this size, as the original PyTorch
-    package does (380 for B4); by default it follows the image. `momentum` is PyTorch's; the default is timm's.
+    `logits`. `padding_from` fixes the 'SAME' padding to that of a square image of this size, as the original PyTorch
+    package does (380 for B4); by default it follows the image. `momentum` is meant as in PyTorch; its default is timm's.
     """
 
     architecture: Architecture
@@ -134,7 +135,7 @@ class EfficientNet(nn.Module):
     def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> dict[str, Float[Array, "b ..."]]:
         net = self.architecture
         act = activation(net.activation)
-        found = {}
+        outputs = {}
         size = (x.shape[1], x.shape[2]) if self.padding_from is None else (self.padding_from, self.padding_from)
         x = x.astype(self.dtype)
         for step in TAPS[: max(map(TAPS.index, self.taps)) + 1]:
@@ -146,7 +147,7 @@ class EfficientNet(nn.Module):
                 x = _conv(net.head, 1, name="conv_head")(x)
                 x = act(BatchNorm(1e-3, self.momentum, name="bn2")(x, train))
             elif step == "logits":
-                x = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(jnp.mean(x, (1, 2)))
+                x = Dense(self.num_classes, name="classifier")(jnp.mean(x, (1, 2)))
             else:
                 stage = int(step.removeprefix("stage"))
                 for i in range(net.blocks[stage]):
@@ -162,8 +163,8 @@ class EfficientNet(nn.Module):
                     )
                     x = block(x, size, train)
                     size = _halved(size) if stride == 2 else size
-            found[step] = x
-        return {tap: found[tap] for tap in self.taps}
+            outputs[step] = x
+        return {tap: outputs[tap] for tap in self.taps}
 
 
 def _conv(features: int, kernel: int, stride: int = 1, size=(1, 1), groups: int = 1, *, name: str) -> Conv:
@@ -185,7 +186,7 @@ def _halved(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def package_name(path: str, architecture: Architecture) -> str:
-    """The name in the `efficientnet-pytorch` packages of the module at `path` ("blocks_1_0/conv_pw")."""
+    """The name that the `efficientnet-pytorch` packages give to the module at `path` ("blocks_1_0/conv_pw")."""
     block, _, layer = path.partition("/")
     if not layer:
         ends = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
@@ -206,9 +207,9 @@ def network(architecture: Architecture, taps: tuple[str, ...], num_classes: int,
 def from_torch(
     architecture: Architecture, state_dict: Mapping[str, np.ndarray], taps: Sequence[str], prefix: str, source: str
 ) -> dict[str, Any]:
-    """Variables by timm's names, or by those of the `efficientnet-pytorch` packages.
+    """Variables from timm's names, or from those of the `efficientnet-pytorch` packages.
 
-    The classifier has as many classes as the state dict says.
+    The classifier has as many classes as in the state dict.
     """
     packaged = f"{prefix}_conv_stem.weight" in state_dict
 

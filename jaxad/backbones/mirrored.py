@@ -1,4 +1,4 @@
-"""The ResNet decoder of reverse distillation (Deng & Li, CVPR 2022, section 3.2): a ResNet upside down."""
+"""The ResNet decoder of reverse distillation (Deng & Li, CVPR 2022, section 3.2): a ResNet in reverse."""
 
 import functools
 
@@ -11,7 +11,7 @@ from jaxad.nn.norm import BatchNorm
 
 
 class MirroredBlock(nn.Module):
-    """Residual block; where a ResNet's would halve the map, a 2x2 transposed convolution doubles it.
+    """Residual block; where a ResNet halves the map, a 2x2 transposed convolution doubles it.
 
     `signed` leaves out the last activation.
     """
@@ -49,7 +49,7 @@ class MirroredResNet(nn.Module):
 
     Attributes:
       channels: of the three maps, finest first.
-      signed: whether the maps may be negative, as those of EfficientNets are.
+      signed: whether the maps may hold negative values, as those of EfficientNets do.
     """
 
     channels: tuple[int, ...]
@@ -58,14 +58,14 @@ class MirroredResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b _ _ _"]]:
-        found = []
+        maps = []
         for layer, features in enumerate(reversed(self.channels)):
             planes, blocks = features // self.architecture.expansion, self.architecture.blocks[layer]
             for block in range(blocks):
                 signed, name = self.signed and block == blocks - 1, f"layer{layer + 1}_{block}"
                 x = MirroredBlock(planes, block == 0, signed, self.architecture, name=name)(x, train)
-            found.append(x)
-        return found[::-1]
+            maps.append(x)
+        return maps[::-1]
 
 
 def _conv(features: int, name: str, kernel: int) -> Conv:

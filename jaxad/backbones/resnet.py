@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxad.method import IMAGENET_NORMALIZATION, Normalization
 from jaxad.nn.conv import Conv, kaiming_normal_fan_out
+from jaxad.nn.linear import Dense
 from jaxad.nn.norm import BatchNorm
 from jaxad.nn.torch_layout import dotted, from_state_dict
 
@@ -56,7 +57,7 @@ def channels(architecture: Architecture) -> dict[str, tuple[int, int]]:
 
 
 class Block(nn.Module):
-    """Residual block; a bottleneck has its stride in the 3x3 convolution, as torchvision's."""
+    """Residual block; a bottleneck has its stride in the 3x3 convolution, as in torchvision."""
 
     planes: int
     stride: int
@@ -87,7 +88,7 @@ class ResNet(nn.Module):
     """Feature maps by name, computed no deeper than the deepest of `taps`.
 
     Taps: `stem` (stride 2, before the max pool), `maxpool`, `layer1` .. `layer4` (strides 4 .. 32, after the last
-    ReLU), `logits`. Normalised RGB images in; `train` makes BatchNorm use and update batch statistics.
+    ReLU), `logits`. The input is a normalised RGB image; `train` makes BatchNorm use and update batch statistics.
     """
 
     architecture: Architecture
@@ -97,7 +98,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> dict[str, Float[Array, "b ..."]]:
-        found = {}
+        outputs = {}
         steps = TAPS[: max(map(TAPS.index, self.taps)) + 1]
         x = x.astype(self.dtype)
         for step in steps:
@@ -107,14 +108,14 @@ class ResNet(nn.Module):
             elif step == "maxpool":
                 x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
             elif step == "logits":
-                x = nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(jnp.mean(x, (1, 2)))
+                x = Dense(self.num_classes, name="fc")(jnp.mean(x, (1, 2)))
             else:
                 layer = int(step.removeprefix("layer")) - 1
                 for block in range(self.architecture.blocks[layer]):
                     stride = 2 if layer > 0 and block == 0 else 1
                     x = Block(64 * 2**layer, stride, self.architecture, name=f"{step}_{block}")(x, train)
-            found[step] = x
-        return {tap: found[tap] for tap in self.taps}
+            outputs[step] = x
+        return {tap: outputs[tap] for tap in self.taps}
 
 
 def _conv(features: int, kernel: int, stride: int, name: str) -> Conv:
@@ -128,7 +129,7 @@ def network(architecture: Architecture, taps: tuple[str, ...], num_classes: int,
 def from_torch(
     architecture: Architecture, state_dict: Mapping[str, np.ndarray], taps: Sequence[str], prefix: str, source: str
 ) -> dict[str, Any]:
-    """Variables by torchvision's and timm's names; the classifier has as many classes as the state dict says."""
+    """Variables from torchvision's and timm's names; the classifier has as many classes as in the state dict."""
     num_classes = len(state_dict.get(f"{prefix}fc.bias", range(1000)))
     module = network(architecture, tuple(taps), num_classes, jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))

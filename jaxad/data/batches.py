@@ -23,6 +23,7 @@ from jaxad.method import WITH_MASKS, Batch, Images, Item, Normalization, Train
 
 Prepare = Callable[[Images, int, np.random.Generator], Item]
 
+_ORDER, _IMAGE, _STEP = 1, 2, 3  # what a seed is used for: no two uses share a stream of random numbers
 TRUTH = ("mask", "has_mask", "label")  # of an item; the rest is what a method may know when it predicts
 
 
@@ -75,13 +76,13 @@ class TrainingBatches:
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.sampling == "replacement":
-            return np.random.default_rng((self.seed, epoch)).integers(0, len(self.images), len(self.images))
+            return np.random.default_rng((self.seed, _ORDER, epoch)).integers(0, len(self.images), len(self.images))
         return permutation(self.seed, epoch, len(self.images))
 
     def _item(self, i: int, step: int, place: int) -> Item:
         if self.prepare is None:
             return without_truth(self.images[i], self.masks)
-        draws = (self.seed, i) if self.same_draws else (self.seed, step, place)
+        draws = (self.seed, _IMAGE, i) if self.same_draws else (self.seed, _STEP, step, place)
         return without_truth(prepared(self.prepare, self.images, i, draws), self.masks)
 
 
@@ -101,7 +102,7 @@ class PreparedImages:
         return len(self.images)
 
     def __getitem__(self, i: int) -> Item:
-        return prepared(self.prepare, self.images, i, (self.seed, i))
+        return prepared(self.prepare, self.images, i, (self.seed, _IMAGE, i))
 
 
 def prepared(prepare: Prepare, images: Images, i: int, draws: tuple[int, ...]) -> Item:

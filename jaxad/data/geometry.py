@@ -113,8 +113,9 @@ class Geometry:
         resized = self._resized(original_size)
         start = [_crop_start(r, s) for r, s in zip(resized, self.size, strict=True)]
         scale = [o / r for o, r in zip(original_size, resized, strict=True)]
-        y0, x0 = (round(a * s) for a, s in zip(start, scale, strict=True))
+        y0, x0 = (min(round(a * s), o - 1) for a, s, o in zip(start, scale, original_size, strict=True))
         y1, x1 = (round((a + n) * s) for a, n, s in zip(start, self.size, scale, strict=True))
+        y1, x1 = max(y1, y0 + 1), max(x1, x0 + 1)  # a crop may be narrower than a pixel of the photograph
         whole = np.full(original_size, np.nan, np.float32)
         whole[y0:y1, x0:x1] = _resize_float(inside, (y1 - y0, x1 - x0))
         return whole
@@ -173,7 +174,7 @@ def sampled(image: UInt8[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[
         share = (place - low).reshape((-1,) + (1,) * (values.ndim - 1 - axis))
         high = np.minimum(low + 1, length - 1)
         values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
-    return np.round(values).astype(np.uint8)
+    return np.floor(values + 0.5).astype(np.uint8)
 
 
 def _crop_start(length: int, crop: int) -> int:

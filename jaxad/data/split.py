@@ -143,6 +143,9 @@ class Store:
         image, box = self.geometry.apply(image)
         mask = self.geometry.apply_mask(mask)
         entry = (np.ascontiguousarray(image), mask if mask.any() else None, box)
+        for array in entry[:2]:
+            if array is not None:
+                array.flags.writeable = False  # kept for later epochs: a stage that changes it must copy it
         size = entry[0].nbytes + (0 if entry[1] is None else entry[1].nbytes)
         with self._lock:
             if position not in self._cache and size <= self._free_bytes:

@@ -1,12 +1,12 @@
-"""MuSc: the images of an unlabelled test set score each other; no training, no text, no normal reference.
+"""MuSc: the images of an unlabelled test set score each other; no training, no text, no normal references.
 
 Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with Mutual Scoring of the Unlabeled
-Images", ICLR 2024. Patch tokens of a frozen CLIP tower are averaged over neighbourhoods of several sizes (LNAMD); the
-score of a patch is its mean distance to its nearest patches in those other images that have the most alike (MSM); image
-scores are smoothed over images with similar class features (RsCIN).
+Images", ICLR 2024. Patch tokens of a frozen CLIP tower are averaged over neighbourhoods of several sizes (LNAMD). Each
+patch is compared with the nearest patch of every other image; its score is the mean of the smallest of these distances
+(MSM). Image scores are smoothed over images with similar class features (RsCIN).
 
-Details are those of the official code, as are the settings in configs/musc.py. A prediction depends on all images that
-are predicted together, so there is only `predict_all`.
+The details follow the official code, as do the settings in configs/musc.py. A prediction depends on all images that are
+predicted together, so there is only `predict_all`.
 """
 
 import functools
@@ -33,10 +33,10 @@ from jaxad.settings import Count, NonNegative, Whole, choice, read, setting
 
 
 class ImageSet(NamedTuple):
-    """What is kept, on the host, of all images that are scored together, in order.
+    """What the host keeps of the images that are scored together, in order.
 
     Attributes:
-      tokens: of every tapped layer, image by image, after the norm over the image.
+      tokens: for each tapped layer, image by image, after the norm over the image.
       real: False for images that only fill a batch or could not be read.
     """
 
@@ -61,14 +61,15 @@ class MuSc(Method):
     Attributes:
       backbone: CLIP's image tower; the tokens of its taps are compared, its class features smooth the scores.
       r_list: odd sizes of LNAMD's neighbourhoods.
-      interval: places among the sorted distances to the other images whose mean is the score; a bound below 1 is a
-        share of these images, any other a number of images.
-      rscin_k: RsCIN's window sizes; with 0 among them, no re-scoring.
-      divide_num: subsets that are scored apart, to save time; RsCIN joins them again.
-      stratify: whether every subset gets its share of each defect type, as in the official code: that looks at labels.
-      seed: of the subsets.
-      precision: of the products of tokens: highest (float32), or fast (bfloat16, summed in float32; scores differ by
-        some 0.4 %).
+      interval: the places, among the sorted distances to the other images, that are averaged to the score; a bound
+        below 1 is a share of these images, any other a number of images.
+      rscin_k: RsCIN's window sizes; with 0 among them, there is no re-scoring.
+      divide_num: number of subsets that are scored separately, to save time; RsCIN spans all of them.
+      stratify: whether every subset gets its share of each defect type, as in the official code, which looks at labels
+        to do so.
+      seed: for the division into subsets.
+      precision: of the dot products of tokens: highest (float32), or fast (bfloat16, summed in float32; scores differ
+        by about 0.4 %).
     """
 
     backbone: FrozenBackbone
@@ -101,10 +102,10 @@ class MuSc(Method):
         return []  # nothing is trained
 
     def encode(self, variables: Variables, batch: Batch) -> tuple[list[Float[Array, "b gh gw c"]], Float[Array, "b d"]]:
-        """What is compared, in float32: patch tokens, normed over each image, and class features."""
-        found = self.backbone(variables, batch["image"])
-        class_features = found.pop(CLASS_FEATURE)
-        return [image_layer_norm(tokens) for tokens in found.values()], class_features
+        """(patch tokens of each tapped layer, normed over each image; class features), in float32."""
+        taps = self.backbone(variables, batch["image"])
+        class_features = taps.pop(CLASS_FEATURE)
+        return [image_layer_norm(tokens) for tokens in taps.values()], class_features
 
     def encode_all(self, variables: Variables, batches: Batches) -> ImageSet:
         """One pass of the tower over the whole set.
@@ -129,34 +130,34 @@ class MuSc(Method):
         return ImageSet(tokens, class_features, defect, weight > 0, [len(row[0]) for row in rows], size, batches.mesh)
 
     def groups(self, images: ImageSet, members: Int[np.ndarray, " m"]) -> list[Int[np.ndarray, " _"]]:
-        """The images that take part, in the subsets that are scored together.
+        """The members, divided into the subsets that are scored together.
 
         Raises:
-          UserError: too few images.
+          UserError: there are too few images.
         """
         types = images.defect[members] if self.stratify else np.zeros_like(members)
         groups = [members[places] for places in deal(types, self.divide_num, self.seed)]
         smallest, least = min(map(len, groups)), least_images(self.interval)
         if smallest < least:
             parts = f" in each of config.model.divide_num = {self.divide_num} subsets" * (self.divide_num > 1)
-            found = f"{smallest} found, expected at least {least}{parts}"
-            raise UserError(f"MuSc scores images against each other: {found}: give more images in one run")
+            counts = f"{smallest} found, expected at least {least}{parts}"
+            raise UserError(f"MuSc scores images against each other: {counts}: give more images in one run")
         return groups
 
     def patch_scores(self, images: ImageSet, groups: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "n gh gw"]:
-        """Mutual scores inside each group, averaged over layers and r; 0 for images of no group."""
+        """Mutual scores within each group, averaged over layers and r; 0 for images outside all groups."""
         scores = np.zeros((len(images.real), *images.tokens[0][0].shape[:2]))
         pairs = len(images.tokens) * sum(len(group) * (len(group) - 1) // 2 for group in groups)
         with tqdm(total=pairs, desc="mutual scoring", unit="pair", disable=jax.process_index() > 0) as bar:
             for group in groups:
                 for layer in images.tokens:
                     chosen, mesh = [layer[i] for i in group], images.mesh
-                    found = mutual_scores(chosen, self.r_list, self.interval, mesh, self.precision, bar.update)
-                    scores[group] += found.mean(0).reshape(len(group), *scores.shape[1:]) / len(images.tokens)
+                    by_r = mutual_scores(chosen, self.r_list, self.interval, mesh, self.precision, bar.update)
+                    scores[group] += by_r.mean(0).reshape(len(group), *scores.shape[1:]) / len(images.tokens)
         return scores
 
     def predict_all(self, variables: Variables, batches: Batches) -> Iterator[Prediction]:
-        """Predictions of a set of images, scored against each other; images of weight 0 take no part and get zeros.
+        """Predictions for a set of images, scored against each other; images of weight 0 take no part and get zeros.
 
         Raises:
           UserError: there are too few images, or the features of one are not finite.
@@ -164,7 +165,7 @@ class MuSc(Method):
         images = self.encode_all(variables, batches)
         members = np.flatnonzero(images.real)
         patches = self.patch_scores(images, self.groups(images, members))
-        images = images._replace(tokens=[])  # the maps need room
+        images = images._replace(tokens=[])  # the maps need the memory
         ends = np.cumsum(images.batch_sizes)
         cut = [slice(end - count, end) for end, count in zip(ends, images.batch_sizes, strict=True)]
 
@@ -178,12 +179,12 @@ class MuSc(Method):
             yield Prediction(maps(rows), jnp.asarray(scores[rows], jnp.float32))
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray]) -> Variables:
-        """From CLIP by OpenAI's names; the text tower is left out."""
+        """From a CLIP state dict with OpenAI's names; the text tower is left out."""
         return self.backbone.from_torch(state_dict)
 
 
 def create(config: ConfigDict, categories: Sequence[str]) -> MuSc:
-    """MuSc as `config` (configs/musc.py) says.
+    """The MuSc that `config` (see configs/musc.py) describes.
 
     Raises:
       UserError: a wrong value; the message names the field.
@@ -193,7 +194,7 @@ def create(config: ConfigDict, categories: Sequence[str]) -> MuSc:
     if any(side % tower.patch_size for side in size):
         raise UserError(f"config.input.size is {size}; expected multiples of the patch size, {tower.patch_size}")
     activation = choice(config, "backbone.activation", ("auto", "gelu", "quick_gelu"))
-    if activation == "auto":  # as the official code loads it: exact gelu at every size but that of the training
+    if activation == "auto":  # as in the official code: exact GELU at every size but the tower's own
         activation = "quick_gelu" if tuple(size) == (tower.image_size,) * 2 else "gelu"
     backbone = frozen_backbone(config, also=(CLASS_FEATURE,), activation=activation)
     return read(MuSc, config, backbone=backbone)

@@ -1,11 +1,12 @@
 """PatchCore: a memory bank of patch features of normal images; a patch far from all of them is anomalous.
 
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022. A frozen backbone's feature maps are
-averaged over 3x3 neighbourhoods; of all patches of all training images a greedy coreset is kept that covers the rest.
+averaged over 3x3 neighbourhoods. The patches of all training images are thinned to a greedy coreset that covers the
+rest; a patch's anomaly score is its distance to the nearest rows of this memory bank.
 
-configs/patchcore.py has the settings of ADer (what MIRAD ran), whose code is the official one with another image score,
-of the official code and of anomalib. Unlike the references, rows have a fixed order, no image is left out, and all
-draws come from the run's key.
+configs/patchcore.py has the settings of ADer's benchmark (as run for MIRAD), whose code is the official one with
+another image score, of the official code and of anomalib. Unlike in the references, rows have a fixed order, no image
+is left out, and all random draws come from the run's key.
 """
 
 import math
@@ -30,7 +31,7 @@ from jaxad.nn.neighbours import nearest, squared_norms
 from jaxad.nn.scoring import anomaly_map, largest
 from jaxad.settings import Count, Within, read, setting
 
-BANK_MULTIPLE = 256  # rows are filled up to it, so that the bank can be cut over devices
+BANK_MULTIPLE = 256  # the bank is padded to a multiple of this many rows, so that devices can share it
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,21 @@ class PatchCore(Method):
     """PatchCore's settings.
 
     Attributes:
-      patches: the features of the frozen backbone.
+      patches: patch features of the frozen backbone.
       input_size: (height, width) of the images.
       coreset: approximate: greedy from the mean distance to some random rows (the references' default); greedy: from
-        the whole distance matrix (their exact sampler); anomalib: greedy from one random row, which is kept; random;
-        identity: all rows.
-      coreset_ratio: share of the rows that is kept.
-      projection_dim: length to which rows are randomly projected for the selection; None: not at all. anomalib's
+        the whole distance matrix (their exact sampler); anomalib: greedy from one random row, which is kept; random:
+        random rows; identity: all rows.
+      coreset_ratio: share of the rows to keep.
+      projection_dim: dimension to which rows are randomly projected for the selection; None: no projection. anomalib's
         coreset has its own rule.
       starts: number of random rows in the approximate coreset.
       neighbours: number of nearest rows whose mean distance is the score.
       distance: squared or plain, between a patch and a row of the bank.
-      image_score: the largest value of the smoothed map (ADer), of the patches (official), or the latter re-weighted
-        (section 3.3, eq. 7).
+      image_score: map_max: the largest value of the smoothed map (ADer); patch_max: of the patches (official);
+        reweighted: the latter, re-weighted (section 3.3, eq. 7).
       reweight_neighbours: b of eq. 7.
-      upsample, border: of the anomaly map.
+      upsample, border: as in `jaxad.nn.scoring.anomaly_map`.
     """
 
     patches: PatchFeatures
@@ -100,7 +101,7 @@ class PatchCore(Method):
         """Keeps the coreset (section 3.2).
 
         Raises:
-          NotFiniteError: some image's features are not numbers.
+          NotFiniteError: the features of some images hold NaN or infinity.
         """
         finite = np.asarray(carry["finite"]).reshape(-1)[:examples]
         if not finite.all():
@@ -109,10 +110,10 @@ class PatchCore(Method):
         return {**variables, "memory": self.memory(rows, self.select(rows, key))}
 
     def memory(self, rows: Float[Array, "n d"], kept: Int[Array, " m"]) -> Variables:
-        """The collection "memory": the bank's rows and their squared norms, infinite where a row only fills up.
+        """The collection "memory": the bank's rows and their squared norms, infinite for padding rows.
 
         Raises:
-          UserError: fewer than the nearest neighbours asked for.
+          UserError: there are fewer rows than nearest neighbours to look up.
         """
         needed = max(self.neighbours, self.reweight_neighbours if self.image_score == "reweighted" else 1)
         if len(kept) < needed:
@@ -179,7 +180,7 @@ class PatchCore(Method):
         scores: Float[Array, "b gh gw"],
         index: Int[Array, "b gh gw"],
     ) -> Float[Array, " b"]:
-        """Image scores of eq. 7: smaller where the bank is dense around the farthest patch's nearest row."""
+        """Image scores by eq. 7: smaller where the bank is dense around the farthest patch's nearest row."""
         b, bank = len(scores), variables["memory"]["bank"]
         flat = scores.reshape(b, -1)
         image, place = jnp.arange(b), jnp.argmax(flat, axis=1)
@@ -198,7 +199,7 @@ class PatchCore(Method):
         return Prediction(maps, largest(maps if self.image_score == "map_max" else scores))
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray]) -> Variables:
-        """The backbone by torchvision's names, and "memory_bank", where there is one."""
+        """The backbone, by torchvision's names, and the rows of "memory_bank" if there is one."""
         variables = self.patches.backbone.from_torch(state_dict)
         if "memory_bank" in state_dict:
             bank = jnp.asarray(state_dict["memory_bank"], jnp.float32)
@@ -207,7 +208,7 @@ class PatchCore(Method):
 
 
 def in_order(rows: Float[Array, "batches rows d"], count: int) -> Float[Array, "count d"]:
-    """The rows of all batches one after the other, without those that only fill the last; cut over the same devices."""
+    """The rows of all batches, one after the other, without the last batch's padding; sharded over the same devices."""
     where = None
     if isinstance(rows.sharding, NamedSharding):
         mesh = rows.sharding.mesh
@@ -216,7 +217,10 @@ def in_order(rows: Float[Array, "batches rows d"], count: int) -> Float[Array, "
 
 
 def sparse_projection(key: Array, dim: int, count: int, eps: float = 0.9) -> Float[Array, "d p"]:
-    """anomalib's projection: one entry in sqrt(d) is not 0 but +-sqrt(sqrt(d) / p); p by Johnson and Lindenstrauss."""
+    """anomalib's projection: one entry in sqrt(d) is +-sqrt(sqrt(d) / p), the others are 0.
+
+    p is the length that the Johnson-Lindenstrauss lemma gives for `count` rows and a distortion of `eps`.
+    """
     length = max(1, int(4 * math.log(count) / (eps**2 / 2 - eps**3 / 3)))
     places, signs = jax.random.split(key)
     used = jax.random.bernoulli(places, dim**-0.5, (dim, length))
@@ -224,7 +228,7 @@ def sparse_projection(key: Array, dim: int, count: int, eps: float = 0.9) -> Flo
 
 
 def create(config: ConfigDict, categories: Sequence[str]) -> PatchCore:
-    """PatchCore as `config` (configs/patchcore.py) says.
+    """The PatchCore that `config` (see configs/patchcore.py) describes.
 
     Raises:
       UserError: a wrong value; the message names the field.

@@ -1,15 +1,15 @@
 """RADL: SimpleNet made reliable by padding, by noise of random strength and by a likelihood loss.
 
 Tang and Jung, "Reliable Anomaly Detection and Localization System: Implications on Manufacturing Industry", IEEE
-Access 2023 (10.1109/ACCESS.2023.3324314). There is no public code; this follows the equations on SimpleNet's modules.
+Access 2023 (10.1109/ACCESS.2023.3324314). There is no public code; this applies the equations to SimpleNet's modules.
 Images are resized and padded instead of cropped (`config.input.geometry = "pad"`); FDFA draws the standard deviation
 of the feature noise anew for every patch (eq. 3-4); HCELoss is a binary cross entropy with a temperature (eq. 5-7).
 Table 1's settings: A is hinge loss and fixed noise (SimpleNet), B is hce and fixed, C is hce and fdfa (RADL).
 
-The equations leave open the range of the standard deviation (ours has SimpleNet's 0.015 in its middle), whether it is
-drawn once per patch, image or batch (eq. 4 has a single patch vector), and what log(f / tau) means (here the logarithm
-of sigmoid(D / tau), which is cross entropy at tau = 1, as the paper says). The linear adaptor is in SimpleNet's code
-but not in RADL's equations.
+The equations leave open the range of the standard deviation (ours is centred on SimpleNet's 0.015), whether it is drawn
+once per patch, image or batch (eq. 4 has a single patch vector), and what log(f / tau) means (here the logarithm of
+sigmoid(D / tau), which is cross entropy at tau = 1, as the paper says). The linear adaptor is in SimpleNet's code but
+not in RADL's equations.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ def hce_loss(
 
 @dataclass(frozen=True)
 class RADL(SimpleNet):
-    """RADL's settings, beside SimpleNet's.
+    """RADL's settings, in addition to SimpleNet's.
 
     Attributes:
       loss_kind: hinge (setting A) or hce (B, C).
       noise_kind: fixed, with standard deviation `sigma` (A, B), or fdfa, with a random one (C).
       sigma_low, sigma_high: the range of the random standard deviation.
-      sigma_per: what one standard deviation is drawn for.
+      sigma_per: whether each patch, image or batch draws its own standard deviation.
       tau: temperature of the hce loss.
       score: -D, or the probability 1 - sigmoid(D / tau).
     """
@@ -63,14 +63,14 @@ class RADL(SimpleNet):
             )
 
     def draws(self, key: Array, shape: Sequence[int]) -> tuple[Float[Array, "b h w d"], Float[Array, "_ _ _ 1"]]:
-        """Standard normal numbers for the features, and numbers in [0, 1) for the standard deviations."""
+        """Standard normal draws for the features, and uniform draws in [0, 1) for the standard deviations."""
         b, h, w, _ = shape
         cells = {"patch": (b, h, w, 1), "image": (b, 1, 1, 1), "batch": (1, 1, 1, 1)}[self.sigma_per]
         normal, uniform = jax.random.split(key)
         return jax.random.normal(normal, shape), jax.random.uniform(uniform, cells)
 
     def noise(self, key: Array, shape: Sequence[int]) -> Float[Array, "b h w d"]:
-        """N(0, s^2) with s fixed, or uniform in [sigma_low, sigma_high] (FDFA, eq. 3-4)."""
+        """N(0, s^2) with s fixed, or drawn uniformly from [sigma_low, sigma_high] (FDFA, eq. 3-4)."""
         if self.noise_kind == "fixed":
             return super().noise(key, shape)
         direction, strength = self.draws(key, shape)
@@ -86,7 +86,7 @@ class RADL(SimpleNet):
 
 
 def create(config: ConfigDict, categories: Sequence[str]) -> RADL:
-    """RADL as `config` (configs/radl.py) says.
+    """The RADL that `config` (see configs/radl.py) describes.
 
     Raises:
       UserError: a wrong value; the message names the field.

@@ -1,13 +1,13 @@
-"""RD, reverse distillation: where a student cannot rebuild what the teacher sees, the part is not as it should be.
+"""RD, reverse distillation: what a student cannot rebuild of a teacher's features is anomalous.
 
 Deng & Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022. A frozen teacher gives
 features at strides 4, 8 and 16; a bottleneck fuses them (MFF) and embeds them at stride 32 (OCE); a decoder, the
-teacher's mirror, rebuilds them from the coarsest to the finest. A pixel's anomaly score is how far the rebuilt vectors
-point away from the teacher's.
+teacher's mirror, rebuilds them from the coarsest to the finest. A pixel's anomaly score is the cosine distance between
+the teacher's vectors and the rebuilt ones.
 
-configs/rd.py has the settings of ADer's benchmark (what MIRAD ran) and of the official code. Both codes compare whole
-feature maps, flattened to one vector per image, where the paper's equation 1 compares pixel by pixel. Mirrors of other
-teachers than ResNets are ours: basic blocks with the features' channels, no last activation.
+configs/rd.py has the settings of ADer's benchmark (as run for MIRAD) and of the official code. Both codes compare whole
+feature maps, flattened to one vector per image, where the paper's equation 1 compares pixel by pixel. The decoders for
+teachers other than ResNets are our own: basic blocks with the features' channels, without the last activation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,8 @@ from jaxad.optimizers import adam, clip_by_global_norm, step_decay
 from jaxad.settings import Count, Dtype, Positive, Share, read, setting
 from jaxad.trees import inside, merge, under
 
-STRIDES, SIGMA = (4, 8, 16), 4.0  # of the features; of the Gaussian over the map, in pixels
+STRIDES = (4, 8, 16)  # of the teacher's features
+SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels
 Pyramid = Sequence[Float[Array, "b _ _ _"]]  # features at these strides, finest first
 
 
@@ -47,7 +48,7 @@ class Bottleneck(nn.Module):
 
     Attributes:
       channels: of the three maps.
-      architecture: the ResNet whose last layer is the form of the embedding's.
+      architecture: the ResNet whose last layer the embedding is shaped after.
     """
 
     channels: tuple[int, ...]
@@ -72,13 +73,13 @@ class Bottleneck(nn.Module):
 
 
 class Student(nn.Module):
-    """Everything that is trained: the teacher's features to (the rebuilt features, their embedding).
+    """Everything that is trained, from the teacher's features to (the rebuilt features, their embedding).
 
     Attributes:
       channels: of the teacher's features.
       embedding, mirror: the ResNets that bottleneck and decoder are shaped after.
       signed: whether the teacher's features may be negative.
-      dtype: of the computation; what comes out is float32.
+      dtype: of the computation; the results are float32.
     """
 
     channels: tuple[int, ...]
@@ -96,13 +97,13 @@ class Student(nn.Module):
 
 
 def cosine_distance(teacher: Float[Array, "*n d"], student: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-    """1 - cos along the last axis, in [0, 2]; norms are at least 1e-8, as PyTorch's."""
+    """1 - cos along the last axis, in [0, 2]; norms are at least 1e-8, as in PyTorch."""
     norms = [jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), -1), 1e-16)) for x in (teacher, student)]
     return 1.0 - jnp.sum(teacher * student, -1) / (norms[0] * norms[1])
 
 
 def distillation_losses(teacher: Pyramid, student: Pyramid, kind: str = "flattened") -> list[Float[Array, ""]]:
-    """Mean cosine distance of each scale: of an image's whole map ("flattened", both codes) or of its pixels ("pixel",
+    """The mean cosine distance at each scale, between whole maps ("flattened", both codes) or pixel by pixel ("pixel",
     equations 1 and 2 of the paper).
     """
     if kind == "flattened":
@@ -111,8 +112,8 @@ def distillation_losses(teacher: Pyramid, student: Pyramid, kind: str = "flatten
 
 
 def fused_map(teacher: Pyramid, student: Pyramid, size: tuple[int, int], fusion: str = "add") -> Float[Array, "b h w"]:
-    """The scales' cosine distances, enlarged to `size` with corners aligned, in one map: a ninth of their sum ("add",
-    ADer), their sum ("sum", official) or their product ("mul").
+    """One map from the cosine distances at all scales, enlarged to `size` with corners aligned: a ninth of their sum
+    ("add", ADer), their sum ("sum", official) or their product ("mul").
     """
     scales = [cosine_distance(t, s)[..., None] for t, s in zip(teacher, student, strict=True)]
     maps = jnp.concatenate([resize(scale, size, align_corners=True) for scale in scales], axis=-1)
@@ -126,12 +127,12 @@ class RD(Method):
     """RD's settings.
 
     Attributes:
-      teacher: its taps have strides 4, 8, 16.
+      teacher: the frozen network; its taps have strides 4, 8 and 16.
       wide_embedding: whether the embedding's bottleneck blocks are as wide inside as a wide teacher's (official).
       loss_kind: see `distillation_losses`.
       fusion: see `fused_map`.
-      learning_rate: of Adam.
-      decay_at: share of the steps after which the learning rate is a tenth; None: never.
+      learning_rate: Adam's.
+      decay_at: share of the steps after which the learning rate drops to a tenth; None: never.
       clip_norm: gradient norm at which bottleneck and decoder are clipped together; None: never.
       dtype: of the student's computation.
       epochs, batch_size, drop_last: as in `Train`.
@@ -176,7 +177,7 @@ class RD(Method):
         return self.teacher(variables, batch["image"])
 
     def rebuild(self, variables: Variables, teacher: Pyramid, train: bool = False) -> Any:
-        """The student's (features, embedding); in training together with {"batch_stats": the new statistics}."""
+        """The student's (features, embedding); in training, paired with {"batch_stats": the new statistics}."""
         mutable = ["batch_stats"] if train else False
         return self.student.apply(inside(variables, "student"), teacher, train, mutable=mutable)
 
@@ -213,7 +214,7 @@ class RD(Method):
         return Prediction(maps, largest(maps))
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray]) -> Variables:
-        """From ADer's checkpoint; the official code's three modules become one with ADer's names as prefixes."""
+        """From ADer's checkpoint, or from the official code's three modules with ADer's names as prefixes."""
         shapes = jax.eval_shape(self.init_student, jax.random.key(0))
         student = from_state_dict(shapes, state_dict, torch_name, "weights of RD")
         return merge(self.teacher.from_torch(state_dict, "net_t."), student)
@@ -225,7 +226,7 @@ def torch_name(path: str) -> str:
 
 
 def create(config: ConfigDict, categories: Sequence[str]) -> RD:
-    """RD as `config` (configs/rd.py) says.
+    """The RD that `config` (see configs/rd.py) describes.
 
     Raises:
       UserError: a wrong value; the message names the field.

@@ -1,11 +1,11 @@
-"""SimpleNet: a discriminator between the patch features of normal images and the same features with noise on them.
+"""SimpleNet: a discriminator between the patch features of normal images and the same features with noise added.
 
 Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023. A frozen backbone
 gives locally pooled patch features; a linear adaptor moves them to the target domain; Gaussian noise in feature space
 makes anomalies; a two-layer discriminator D tells the two apart with a hinge loss. A patch's anomaly score is -D.
 
-configs/simplenet.py has the settings of ADer's benchmark (what MIRAD ran) and of the official code. Both codes step two
-optimizers after one forward pass, which is one joint step. Without augmentation the patch features never change, so
+configs/simplenet.py has the settings of ADer's benchmark (as run for MIRAD) and of the official code. Both codes step
+two optimizers after one forward pass, which is one joint step. Without augmentation the patch features never change, so
 they are computed once per image.
 """
 
@@ -32,7 +32,7 @@ from jaxad.optimizers import adam, adamw, by_module, clip_by_global_norm, matric
 from jaxad.settings import Count, Dtype, NonNegative, Positive, read
 from jaxad.trees import inside, merge, under
 
-# BatchNorm takes these shifts away again: their gradient is 0 but for rounding, which Adam would blow up to full steps
+# BatchNorm cancels these shifts: their gradients are rounding noise, which Adam would scale up to full steps
 CANCELLED_BIASES = ("adaptor/bias", "discriminator/hidden/bias")
 
 TORCH_NAMES = {
@@ -79,16 +79,16 @@ class SimpleNet(Method):
     """SimpleNet's settings.
 
     Attributes:
-      patches: the features of the frozen backbone.
+      patches: patch features of the frozen backbone.
       adaptor: whether there is a feature adaptor.
       margin: of the hinge loss.
       sigma: standard deviation of the feature noise.
       adaptor_learning_rate, adaptor_decay: of AdamW.
       discriminator_learning_rate, discriminator_decay: of Adam with coupled L2.
       decay_biases: whether weight decay acts on biases and BatchNorm too.
-      clip_norm: gradient norm at which adaptor and discriminator are clipped, each by itself; None: never.
-      cancelled_biases: whether biases that BatchNorm cancels take their steps of rounding noise, as in the reference
-        codes. The loss and the scores do not depend on it; without, runs on different devices stay equal.
+      clip_norm: gradient norm at which adaptor and discriminator are clipped, each on its own; None: never.
+      cancelled_biases: whether the biases that BatchNorm cancels are trained, on rounding noise, as in the reference
+        codes. Loss and scores do not depend on them; left untrained, they are the same whatever the devices.
       dtype: of the head's computation.
       epochs, batch_size, drop_last: as in `Train`.
       image_score: the largest value of the smoothed map (ADer) or of the patches (official).
@@ -122,10 +122,10 @@ class SimpleNet(Method):
     def init_head(self, key: Array) -> Variables:
         """Adaptor and discriminator before training."""
         features = jnp.zeros((2, self.patches.dim))
-        ours, theirs = jax.random.split(key)
-        variables = under("discriminator", dict(Discriminator().init(ours, features, train=False)))
+        discriminator_key, adaptor_key = jax.random.split(key)
+        variables = under("discriminator", dict(Discriminator().init(discriminator_key, features, train=False)))
         if self.adaptor:
-            adaptor = feature_adaptor(self.patches.dim).init(theirs, features)
+            adaptor = feature_adaptor(self.patches.dim).init(adaptor_key, features)
             variables = merge(variables, under("adaptor", dict(adaptor)))
         return variables
 
@@ -147,18 +147,18 @@ class SimpleNet(Method):
     def loss_terms(
         self, true: Float[Array, "b h w"], fake: Float[Array, "b h w"]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The loss of D on normal features and on those with noise."""
+        """The loss of D on normal features and on noisy ones."""
         return hinge_loss(true, fake, self.margin)
 
     def patch_score(self, logit: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
-        """The anomaly score that D's output stands for."""
+        """The anomaly score, from D's output."""
         return -logit
 
     def loss(self, variables: Variables, batch: Batch, key: Array) -> LossValue:
         """The sum of the two terms; both pass through D together, so that BatchNorm's statistics are joint."""
         true = self.adapted(variables, batch["features"])
         noisy = true + self.noise(key, true.shape).astype(true.dtype)
-        rows = jnp.stack([true, noisy], axis=1)  # the batch is cut over devices
+        rows = jnp.stack([true, noisy], axis=1)  # axis 0, the images, is sharded over devices
         logit, updates = Discriminator().apply(
             inside(variables, "discriminator"),
             rows.reshape(-1, rows.shape[-1]),  # XLA's CPU backward pass is twice as fast on rows as on images
@@ -181,7 +181,7 @@ class SimpleNet(Method):
         })  # fmt: skip
 
     def trainable(self, path: str) -> bool:
-        """Whether the path belongs to adaptor or discriminator."""
+        """Whether the parameter is trained: those of adaptor and discriminator are, but see `cancelled_biases`."""
         cancelled = path in CANCELLED_BIASES and not self.cancelled_biases
         return path.startswith(("adaptor/", "discriminator/")) and not cancelled
 
@@ -218,7 +218,7 @@ class SimpleNet(Method):
 
 
 def create(config: ConfigDict, categories: Sequence[str]) -> SimpleNet:
-    """SimpleNet as `config` (configs/simplenet.py) says.
+    """The SimpleNet that `config` (see configs/simplenet.py) describes.
 
     Raises:
       UserError: a wrong value; the message names the field.

@@ -2,10 +2,10 @@
 
 You et al., "A Unified Model for Multi-class Anomaly Detection", NeurIPS 2022. A frozen backbone gives features at
 strides 2 to 16, brought to one grid. A transformer reconstructs them; what it cannot reconstruct is anomalous. Three
-devices keep it from passing everything through: a learned query in every decoder layer, attention that is blind to a
-token's neighbourhood, and noise on the input tokens in training, whose target stays clean.
+measures keep it from copying its input: a learned query in every decoder layer, attention masked in each token's
+neighbourhood, and noise on the input tokens in training, with the clean tokens as the target.
 
-configs/uniad.py has the settings of ADer's benchmark (what MIRAD ran) and of the official code. Without augmentation
+configs/uniad.py has the settings of ADer's benchmark (as run for MIRAD) and of the official code. Without augmentation
 the features never change, so they are computed once per image.
 """
 
@@ -35,11 +35,11 @@ from jaxad.nn.torch_layout import from_state_dict
 from jaxad.nn.transformer import EncoderLayer, LearnedPosition, PostNormLayer, linear, neighbour_mask, sine_position
 from jaxad.optimizers import adamw, clip_by_global_norm, matrices, step_decay
 from jaxad.settings import Count, Dtype, NonNegative, Positive, Share, Whole, Within, read, setting
-from jaxad.trees import merge, under
+from jaxad.trees import inside, merge, under
 
 
 class DecoderLayer(PostNormLayer):
-    """The layer's own query (section 3.3) looks at the encoder's output, then at the layer before."""
+    """The layer's learned query (section 3.3) attends to the encoder's output, then to that of the layer before."""
 
     @nn.compact
     def __call__(self, memory: Float[Array, "b t c"], before: Array, position, blocked, train: bool) -> Array:
@@ -53,7 +53,7 @@ class DecoderLayer(PostNormLayer):
 
 
 class Transformer(nn.Module):
-    """Feature tokens to reconstructed ones, and the output of every layer by name; `dtype` is of the computation."""
+    """Feature tokens to (reconstructed tokens, the output of every layer by name), computed in `dtype`."""
 
     grid: tuple[int, int]
     neighbor_size: tuple[int, int]
@@ -97,14 +97,14 @@ class UniAD(Method):
 
     Attributes:
       backbone: the frozen network; its taps are concatenated on the grid of the last one.
-      input_size: height and width of the images.
-      neighbor_size: side of the neighbourhood that attention does not see, in tokens; None: one for 32 pixels.
+      input_size: (height, width) of the images.
+      neighbor_size: side of the masked neighbourhood, in tokens; None: one token per 32 pixels.
       width, heads, encoder_layers, decoder_layers, feedforward, dropout, position: of the transformer.
       jitter_scale: of the noise on the tokens.
       learning_rate, weight_decay: of AdamW.
-      learning_rate_drop: share of the training after which the learning rate is a tenth.
+      learning_rate_drop: share of the steps after which the learning rate drops to a tenth.
       decay_biases: whether weight decay acts on biases and LayerNorm too.
-      clip_norm: global gradient norm.
+      clip_norm: global norm at which gradients are clipped.
       dtype: of the transformer's computation.
       epochs, batch_size, drop_last: as in `Train`.
       image_score: largest value of the map averaged over 16x16 pixels, or the map's mean or standard deviation.
@@ -139,8 +139,8 @@ class UniAD(Method):
         if neighbour_mask(self.grid, self.neighbourhood).all(1).any():
             raise UserError(
                 f"config.model.neighbor_size is {self.neighbor_size}: a neighbourhood of {self.neighbourhood} leaves "
-                f"some of {self.grid[0]}x{self.grid[1]} tokens nothing to look at; set it lower, or config.input.size "
-                "higher"
+                f"some of the {self.grid[0]}x{self.grid[1]} tokens nothing to look at; set it lower, or "
+                "config.input.size higher"
             )
 
     @property
@@ -151,7 +151,7 @@ class UniAD(Method):
 
     @property
     def neighbourhood(self) -> tuple[int, int]:
-        """Rows and columns of tokens around its own place that a token does not see."""
+        """Rows and columns of the neighbourhood around itself that a token cannot attend to."""
         if self.neighbor_size is None:
             return self.input_size[0] // 32, self.input_size[1] // 32
         return self.neighbor_size, self.neighbor_size
@@ -201,7 +201,7 @@ class UniAD(Method):
 
     def rebuild(self, variables: Variables, tokens: Float[Array, "b t d"], **how: Any) -> Float[Array, "b t d"]:
         """The reconstructed tokens."""
-        rebuilt: Any = self.transformer.apply({"params": variables["params"]["transformer"]}, tokens, **how)
+        rebuilt: Any = self.transformer.apply(inside(variables, "transformer"), tokens, **how)
         return rebuilt[0]
 
     def loss(self, variables: Variables, batch: Batch, key: Array) -> LossValue:
@@ -238,7 +238,7 @@ class UniAD(Method):
         return resize(distance[..., None], size, align_corners=True)[..., 0]
 
     def score(self, maps: Float[Array, "b h w"]) -> Float[Array, " b"]:
-        """The image score that `image_score` asks for."""
+        """The image score that `image_score` names."""
         if self.image_score != "max":
             return {"mean": jnp.mean, "std": jnp.std}[self.image_score](maps, axis=(1, 2))
         return largest(nn.avg_pool(nn.avg_pool(maps[..., None], (16, 1)), (1, 16))[..., 0])
@@ -257,9 +257,9 @@ class UniAD(Method):
 
 
 def create(config: ConfigDict, categories: Sequence[str]) -> UniAD:
-    """UniAD as `config` (configs/uniad.py) says.
+    """The UniAD that `config` (see configs/uniad.py) describes.
 
     Raises:
-      UserError: a wrong value, or a neighbourhood that leaves a token nothing to look at; the message names the field.
+      UserError: a wrong value, or a neighbourhood that masks every token for some token; the message names the field.
     """
     return read(UniAD, config, backbone=frozen_backbone(config), input_size=setting(config, "input.size"))

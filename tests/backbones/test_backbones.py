@@ -232,14 +232,15 @@ def test_the_activation_of_clip_is_an_option():
 
 @smallest
 def test_published_names_lead_to_the_variables_that_the_network_has(name, taps):
-    named = {f"teacher.{key}": value for key, value in state_dict(name, taps).items()}
-    variables = backbones.from_torch(name, named, taps=taps, prefix="teacher.")
+    own = state_dict(name, taps)
+    variables = backbones.from_torch(name, own, taps=taps)
     expected, _ = shapes(backbones.create(name, taps))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, expected)
-    if not name.startswith("clip_"):  # those of CLIP have tests of their own
+    if not name.startswith("clip_"):  # the names of CLIP have tests of their own
         for key, value in backbones.to_torch(variables).items():
-            np.testing.assert_array_equal(value, state_dict(name, taps)[key])
-    under = FrozenBackbone(name, "random", taps).from_torch(named, "teacher.")
+            np.testing.assert_array_equal(value, own[key])
+    two = {f"teacher.{key}": value for key, value in own.items()} | {key: value + 1 for key, value in own.items()}
+    under = FrozenBackbone(name, "random", taps).from_torch(two, "teacher.")
     jax.tree.map(np.testing.assert_array_equal, under, {c: {"backbone": tree} for c, tree in variables.items()})
 
 
@@ -369,15 +370,8 @@ def test_a_config_describes_a_frozen_backbone():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (
-            "backbone.name",
-            "resnet19",
-            "config.backbone.name is 'resnet19'; expected one of .*mean 'resnet18'",
-        ),
-        (
-            {"backbone__taps": ("layer2", "layer_3")},
-            "config.backbone.taps has 'layer_3'; wide_resnet50_2 has .*'layer3'",
-        ),
+        ("backbone.name", "resnet19", "config.backbone.name is 'resnet19'; expected one of .*mean 'resnet18'"),
+        ("backbone.taps", ("layer2", "layer_3"), "config.backbone.taps has 'layer_3'; wide_resnet50_2 has .*'layer3'"),
         ("backbone.taps", ("logits",), "config.backbone.taps has 'logits'; wide_resnet50_2 has stem"),
         ("backbone.taps", (), "config.backbone.taps is empty; wide_resnet50_2 has stem"),
         ("dtype", "float16", "config.dtype is 'float16'; expected one of float32, bfloat16"),

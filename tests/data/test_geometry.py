@@ -254,3 +254,11 @@ def test_outside_of_a_crop_is_nan():
 def test_wrong_settings_name_their_field(fields, message):
     with pytest.raises(UserError, match=message):
         Geometry(**fields)
+
+
+def test_a_crop_narrower_than_a_pixel_of_the_photograph_still_has_a_place_in_its_map():
+    geometry = Geometry("crop", (32, 48), resize=48)
+    for size in ((1, 300), (300, 1)):
+        whole = geometry.restore(np.ones((32, 48), np.float32), size)
+        assert whole.shape == size
+        assert np.nanmax(whole) == 1

@@ -222,3 +222,10 @@ def test_holdout_takes_at_least_one_normal_image_and_no_anomalous_one_for_it(con
     assert holdout(train, 0.001, seed=0)[1].categories == ["bolt", "nut"]
     held = holdout(load_split(config, input_config(), "test"), 0.001, seed=0)[1]
     assert (held.categories, held.labels.tolist()) == (["bolt", "nut"], [0, 0])
+
+
+def test_kept_images_cannot_be_written_to(config):
+    for geometry in ("stretch", "pad"):
+        split = load_split(config, input_config(geometry=geometry), "train")
+        with pytest.raises(ValueError, match="read-only"):
+            split[0]["image"][:] = 0
