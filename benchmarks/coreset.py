@@ -1,4 +1,4 @@
-"""Exact greedy coreset against one pass a pick (plain JAX) and against anomalib's KCenterGreedy, in one run.
+"""Exact greedy coreset against one pass per pick (plain JAX) and against anomalib's KCenterGreedy, in one run.
 
     python benchmarks/coreset.py                        # made-up features of magnetic-tile's size, 779,264 x 152
     python benchmarks/coreset.py --features bank.npy    # real ones, [rows, dims] float32
@@ -47,7 +47,7 @@ def run_jaxad(features: np.ndarray, picks: int) -> None:
 
 
 def run_plain(features: np.ndarray, picks: int) -> None:
-    """One fused pass over all rows a pick, nothing leaving the device."""
+    """One fused pass over all rows per pick; nothing leaves the device."""
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -73,7 +73,7 @@ def run_plain(features: np.ndarray, picks: int) -> None:
 
 
 def run_anomalib(features: np.ndarray, picks: int) -> None:
-    """On the features themselves: its random projection is left out for all sides."""
+    """On the features themselves: the random projection is left out for all candidates."""
     import torch  # pyright: ignore[reportMissingImports]
     from anomalib.models.components.sampling import k_center_greedy as sampling  # pyright: ignore[reportMissingImports]
 
@@ -98,7 +98,7 @@ def timed(action) -> None:
 
 
 def measure(name: str, path: str, rows: int, picks: int, python: str = sys.executable) -> dict | None:
-    """The numbers of one run in a fresh process, or None, with the last line of its error, when it fails."""
+    """The numbers of one run in a fresh process; if it fails, None, after printing the last line of its error."""
     command = [python, __file__, "--run", name, "--features", path, "--rows", str(rows), "--picks", str(picks)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     if done.returncode:
@@ -110,7 +110,7 @@ def measure(name: str, path: str, rows: int, picks: int, python: str = sys.execu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", help=".npy file, [rows, dims] float32; made-up features without it")
-    parser.add_argument("--rows", type=int, default=779264, help="at most so many rows, spread over the file")
+    parser.add_argument("--rows", type=int, default=779264, help="at most this many rows, spread over the file")
     parser.add_argument("--dims", type=int, default=152, help="of the made-up features")
     parser.add_argument("--share", type=float, default=0.01, help="share of the rows to keep")
     parser.add_argument("--peer-picks", type=int, default=50, help="picks that the others are timed over")

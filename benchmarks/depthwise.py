@@ -2,7 +2,7 @@
 
     python benchmarks/depthwise.py --batch=8 --size=256
 
-The forms alternate in one run, so that a busy machine slows both; the best of the repetitions counts.
+The forms alternate in one run, so that a busy machine slows down both; the best of the repetitions counts.
 """
 
 import argparse

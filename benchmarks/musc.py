@@ -1,14 +1,14 @@
 """MuSc's mutual scoring alone, one layer of 37 x 37 patches of width 1024: seconds, CPU seconds, memory, growth.
 
-    python benchmarks/musc.py                           # 16, 32 and 64 images; r = 1, 3, 5 apart and together
+    python benchmarks/musc.py                           # 16, 32 and 64 images; r = 1, 3, 5 separately and together
     python benchmarks/musc.py --images 16,32 --precision fast
     python benchmarks/musc.py --peer-python PYTHON      # an interpreter with PyTorch, if this one lacks it
 
-The peer is the form of the official code for one r: each image's patches against those of all other images at once,
-smallest distance an image, sorted. It runs for --peer-queries images and is extrapolated, as each costs the same: with
-torch.cdist where PyTorch is found, and in NumPy. Where several r are scored, it counts once for each.
+The peer computes as the official code does for one r: each image's patches against those of all other images at once,
+then the smallest distance per image, sorted. It runs in NumPy, and with torch.cdist where PyTorch is installed, for
+--peer-queries images and is extrapolated, as each costs the same. Where several r are scored, it counts once for each.
 Every line is measured in a process of its own, compilation included; memory is the growth of the peak while scoring,
-the tokens themselves left out. The last column is the ratio to the official code's CPU seconds on another machine (an
+without the tokens themselves. The last column is the ratio to the official code's CPU seconds on another machine (an
 Intel Xeon with AVX-512, one thread), where they are known.
 """
 
@@ -29,7 +29,7 @@ ELSEWHERE = {16: 10.5, 32: 55.7}  # CPU seconds of the official code for one r
 
 
 def make_tokens(images: int) -> np.ndarray:
-    """Tokens of images that are alike."""
+    """Tokens of similar images."""
     draw = np.random.default_rng(0)
     tokens = draw.standard_normal((images, SIDE, SIDE, WIDTH), np.float32)
     tokens *= 0.5
@@ -91,7 +91,7 @@ def timed(action) -> None:
 
 
 def measure(name: str, images: int, r_list: str, options, python: str = sys.executable) -> dict | None:
-    """The numbers of one run in a fresh process, or None, with the last line of its error, when it fails."""
+    """The numbers of one run in a fresh process; if it fails, None, after printing the last line of its error."""
     command = [python, __file__, "--run", name, "--images", str(images), "--r", r_list]
     command += ["--precision", options.precision, "--peer-queries", str(options.peer_queries)]
     root = str(Path(__file__).parent.parent)
@@ -127,24 +127,24 @@ def main() -> None:
     for images in sizes:
         single = {}
         for name, python in peers.items():
-            found = measure(name, images, "1", options, python)
-            if found:
-                single[name] = found["cpu"] * images / options.peer_queries
-                wall, memory = found["wall"] * images / options.peer_queries, found["memory"]
+            numbers = measure(name, images, "1", options, python)
+            if numbers:
+                single[name] = numbers["cpu"] * images / options.peer_queries
+                wall, memory = numbers["wall"] * images / options.peer_queries, numbers["memory"]
                 print(f"{name + ', one r':14}{images:7}{wall:9.1f}{single[name]:8.1f}{memory:12.2f}", flush=True)
         for r_list in options.r.split(";"):
-            found = measure("jaxad", images, r_list, options)
-            if found is None:
+            numbers = measure("jaxad", images, r_list, options)
+            if numbers is None:
                 sys.exit("the scoring itself failed")
             count = len(r_list.split(","))
-            growth = f"{found['cpu'] / before[r_list]:8.2f}" if r_list in before else f"{'':8}"
-            before[r_list] = found["cpu"]
+            growth = f"{numbers['cpu'] / before[r_list]:8.2f}" if r_list in before else f"{'':8}"
+            before[r_list] = numbers["cpu"]
             ratios = "".join(
-                f"{count * single[name] / found['cpu']:9.1f}" if name in single else f"{'':9}" for name in peers
+                f"{count * single[name] / numbers['cpu']:9.1f}" if name in single else f"{'':9}" for name in peers
             )
-            known = f"{count * ELSEWHERE[images] / found['cpu']:11.1f}" if images in ELSEWHERE else ""
-            line = f"{'r = ' + r_list:14}{images:7}{found['wall']:9.1f}{found['cpu']:8.1f}{found['memory']:12.2f}"
-            print(line + growth + ratios + known, flush=True)
+            known = f"{count * ELSEWHERE[images] / numbers['cpu']:11.1f}" if images in ELSEWHERE else ""
+            measured = f"{numbers['wall']:9.1f}{numbers['cpu']:8.1f}{numbers['memory']:12.2f}"
+            print(f"{'r = ' + r_list:14}{images:7}{measured}{growth}{ratios}{known}", flush=True)
 
 
 if __name__ == "__main__":

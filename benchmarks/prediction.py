@@ -5,13 +5,14 @@
 
 All use EfficientNet-Lite0 up to stride 16 with random weights (they do not change the speed) and the same random
 images; both PatchCores have a bank of the same size. The candidates alternate in one run, so that a busy machine slows
-all of them; the best of the repetitions counts.
+down all of them; the best of the repetitions counts.
 """
 
 import argparse
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,11 +20,11 @@ import numpy as np
 from jaxad import config, experiment, sharding
 from jaxad.prediction import Predictor
 
-ROOT = experiment.Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 def jaxad_predictor(method: str, images: np.ndarray, rows: int, batch_size: int) -> Callable[[], None]:
-    """Predicts all images as `--mode=evaluate` does, from the cache of decoded photographs on."""
+    """Predicts all images as `--mode=evaluate` does once the decoded photographs are cached."""
     settings = config.load_config(f"{ROOT}/configs/{method}.py:magnetic_tile,lite", {"backbone.weights": "random"})
     model = experiment.create_method(settings, ("parts",))
     variables = model.init(jax.random.key(0))
@@ -50,7 +51,7 @@ class Arrays:
 
 
 def anomalib_predictor(images: np.ndarray, rows: int, batch_size: int) -> Callable[[], None] | None:
-    """anomalib's PatchCore in inference mode, without Lightning around it; None where it is not installed."""
+    """anomalib's PatchCore in inference mode, without Lightning around it; None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,11 +96,11 @@ def main() -> None:
             run()
             if turn:  # the first pass compiles
                 best[name] = min(best[name], time.perf_counter() - started)
-    slowest = best.get("anomalib patchcore")
+    peer_seconds = best.get("anomalib patchcore")
     for name, seconds in best.items():
-        ratio = f"   {slowest / seconds:5.2f} x anomalib" if slowest else ""
+        ratio = f"   {peer_seconds / seconds:5.2f} x anomalib" if peer_seconds else ""
         print(f"{name:20s} {flags.images / seconds:7.1f} images/s{ratio}")
-    if slowest is None:
+    if peer_seconds is None:
         print("anomalib is not installed here: pip install -e '.[bench]' measures it too")
 
 

@@ -2,7 +2,7 @@
 
     make demo && python benchmarks/startup.py
 
-The demo's data must be prepared. The first demo start has an empty compilation cache, the second one a filled one.
+The demo's data must be prepared. The first start has an empty compilation cache, the second a filled one.
 """
 
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def seconds_until(sign: str, options: list[str], **environment: str) -> float:
-    """Time until jaxad prints `sign`; it is stopped then."""
+    """Time until jaxad prints `sign`, after which it is stopped."""
     command = [sys.executable, "-m", "jaxad.main", *options]
     started = time.perf_counter()
     process = subprocess.Popen(

@@ -157,7 +157,7 @@ def cell_config(config: Config, settings: Mapping[str, Any], name: str) -> Confi
 
 
 def model_folders(cells: Sequence[Cell], config: Config) -> dict[str, str]:
-    """The folder of each cell's model, named after the training settings in which it differs from the benchmark's config."""
+    """The folder of each cell's model, named after the training settings that differ from the benchmark's config."""
     base, folders = fields(config), {}
     for cell in cells:
         own = {name: value for name, value in fields(cell.config).items() if _trained_on(name)}

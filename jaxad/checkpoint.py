@@ -125,7 +125,7 @@ class Checkpoints:
         if free < needed:
             raise UserError(
                 f"cannot write checkpoint {number} in {self.directory}: it may need {needed / 2**20:.0f} MiB, the "
-                f"disk has {free / 2**20:.0f} MiB left; earlier ones are kept: make room, then run the same command again"
+                f"disk has {free / 2**20:.0f} MiB left; earlier ones are kept: make room, then run it again"
             )
 
     def steps(self) -> list[int]:

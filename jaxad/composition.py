@@ -59,7 +59,7 @@ class Part:
         def seen(name: str, value: Any) -> Any:
             if name == "features":
                 return value
-            if name in ("mask", "valid") and self.size is not None:
+            if value.dtype == bool and value.ndim == 3 and self.size is not None:  # mask, valid
                 return resize(value[..., None].astype(jnp.float32), self.size, "nearest")[..., 0] > 0.5
             if value.ndim == 4 and value.shape[-1] == 3:
                 value = value if self.size is None else resize(value, self.size, antialias=True)
@@ -85,9 +85,15 @@ class Part:
         return self._train(stage, name) if isinstance(stage, Train) else self._fit(stage, name)
 
     def _train(self, stage: Train, name: str) -> Train:
+        seen = self.batch if stage.minibatches is None else dict  # what `minibatches` cut has been seen by the part
+
         def loss(variables: Variables, batch: Batch, key: Array) -> LossValue:
-            value, (updates, metrics) = stage.loss(self.inside(variables), self.batch(batch), key)
+            value, (updates, metrics) = stage.loss(self.inside(variables), seen(batch), key)
             return value, (under(self.name, updates), metrics)
+
+        def minibatches(batch: Batch, key: Array) -> Batch:
+            assert stage.minibatches is not None
+            return stage.minibatches(self.batch(batch), key)
 
         def features(variables: Variables, batch: Batch) -> Any:
             assert stage.features is not None
@@ -103,19 +109,22 @@ class Part:
             loss=loss,
             optimizer=lambda steps: _inside_module(self.name, stage.optimizer(steps)),
             trainable=lambda path: path.startswith(f"{self.name}/") and stage.trainable(path[len(self.name) + 1 :]),
+            minibatches=None if stage.minibatches is None else minibatches,
             features=None if stage.features is None else features,
             monitor=None if stage.monitor is None else monitor,
         )
 
     def _fit(self, stage: Fit, name: str) -> Fit:
+        # the carry lies below the part's name too, where its rules look for it
+        def start(variables: Variables, examples: int, batch_size: int) -> Any:
+            return {self.name: stage.start(self.inside(variables), examples, batch_size)}
+
         def update(variables: Variables, carry: Any, batch: Batch, step: Array) -> Any:
-            return stage.update(self.inside(variables), carry, self.batch(batch), step)
+            return {self.name: stage.update(self.inside(variables), carry[self.name], self.batch(batch), step)}
 
         def finish(variables: Variables, carry: Any, examples: int, key: Array) -> Variables:
-            return merge(variables, under(self.name, stage.finish(self.inside(variables), carry, examples, key)))
-
-        def start(variables: Variables, examples: int, batch_size: int) -> Any:
-            return stage.start(self.inside(variables), examples, batch_size)
+            own = stage.finish(self.inside(variables), carry[self.name], examples, key)
+            return merge(variables, under(self.name, own))
 
         return replace(stage, name=name, start=start, update=update, finish=finish)
 
@@ -152,7 +161,9 @@ def _inside_module(name: str, transform: optax.GradientTransformation) -> optax.
 
 
 def _below(name: str, rule: str) -> str:
-    """A rule on "collection/path" as one on "collection/name/path"; "^collection/" stays anchored."""
-    if match := re.match(r"\^(\w+|\([\w|]+\))/", rule):
+    """A rule on "collection/path" as one on "collection/name/path": "^collection/" stays anchored, and what is found
+    anywhere is found anywhere below the name.
+    """
+    if match := re.match(r"\^(\\w\+|\w+|\([\w|]+\))/", rule):
         return f"^{match[1]}/{re.escape(name)}/{rule[match.end() :]}"
-    return f"/{re.escape(name)}/.*{rule.removeprefix('^')}"
+    return rf"^\w+/{re.escape(name)}(?=/).*(?:{rule.removeprefix('^')})"

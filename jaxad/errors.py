@@ -25,7 +25,7 @@ class NotFiniteError(UserError):
 
 
 def did_you_mean(name: str, known) -> str:
-    """The names in `known` closest to `name`, as the end of a message: " Did you mean 'a' or 'b'?"; "" if none is close."""
+    """The names in `known` close to `name`, as the end of a message: " Did you mean 'a' or 'b'?"; "" if none is."""
     import difflib
 
     near = difflib.get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)

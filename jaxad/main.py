@@ -27,7 +27,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _MAPS = flags.DEFINE_enum("map_format", "png16", ("png16", "npy"), "--mode=predict: file format of the anomaly maps.")
 _DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "auto", ("auto", "on", "off"), "Join the other processes of a run: if a cluster is detected, always, never."
+    "distributed", "auto", ("auto", "on", "off"), "Join other processes: if any are detected, always, never."
 )
 
 

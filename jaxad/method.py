@@ -181,7 +181,8 @@ class Method:
 
     Attributes:
       partition: (regular expression on "collection/path", PartitionSpec) pairs, of which the first match wins; arrays
-        without a match are replicated. Mesh axes are "data" and "model".
+        without a match are replicated. Mesh axes are "data" and "model". A rule that names its collection begins with
+        "^collection/".
       uses_category: whether predictions depend on `batch["category"]` (prompts); photographs without a data set then
         need `config.dataset.category`.
       no_threshold: why the scores of single images cannot be compared with a threshold, as the end of a sentence; ""

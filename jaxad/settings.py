@@ -15,6 +15,7 @@ or the top of the config; its annotation is its check:
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,11 +63,12 @@ def _place(config: ConfigDict, name: str) -> str:
     for group in GROUPS:
         if group in fields and name in fields[group]:
             return f"{group}.{name}"
-    return name if name in fields else f"{GROUPS[0]}.{name}"
+    at_top = name in fields and not isinstance(fields[name], ConfigDict)
+    return name if at_top else f"{GROUPS[0]}.{name}"
 
 
 def _checked(config: ConfigDict, field: str, hint: Any) -> Any:
-    """The value of a field, checked against a type annotation."""
+    """The value of a field, checked against a type annotation; lists are tuples."""
     optional = get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
     if optional:
         (hint,) = (one for one in get_args(hint) if one is not type(None))
@@ -76,34 +78,34 @@ def _checked(config: ConfigDict, field: str, hint: Any) -> Any:
     if get_origin(hint) is Annotated:
         hint, limits = get_args(hint)
     if get_origin(hint) is Literal:
-        return choice(config, field, get_args(hint))
+        return choice(config, field, get_args(hint), optional=optional)
     if hint in (int, float):
         return number(config, field, limits.low, limits.high, whole=hint is int, above=limits.above, optional=optional)
     value = setting(config, field)
     if get_origin(hint) is tuple:
-        return _checked_tuple(field, value, get_args(hint))
+        return _checked_tuple(field, value, get_args(hint), optional)
     if type(value) is not hint:
-        raise UserError(f"config.{field} is {value!r}; expected {_NAMES.get(hint, hint.__name__)}")
+        expected = f"{_NAMES.get(hint, hint.__name__)}{', or None' * optional}"
+        raise UserError(f"config.{field} is {value!r}; expected {expected}")
     return value
 
 
 _NAMES = {bool: "True or False", str: "a text"}
 
 
-def _checked_tuple(field: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+def _checked_tuple(field: str, value: Any, hints: tuple[Any, ...], optional: bool) -> tuple[Any, ...]:
     """A tuple whose elements are checked: `tuple[Count, ...]` is not empty, `tuple[Count, Count]` holds two."""
     length = None if hints[-1] is Ellipsis else len(hints)
     if not isinstance(value, tuple) or not value or (length and len(value) != length):
-        raise UserError(f"config.{field} is {value!r}; expected {length or 'one or more'} values, such as (1, 2)")
+        expected = f"{length or 'one or more'} value{'s' * (length != 1)}, such as (1, 2)" + ", or None" * optional
+        raise UserError(f"config.{field} is {value!r}; expected {expected}")
     kinds = hints if length else hints[:1] * len(value)
-    for place, (one, hint) in enumerate(zip(value, kinds, strict=True)):
-        _check_element(field, place, one, hint)
-    return value
+    return tuple(_checked_element(field, place, *pair) for place, pair in enumerate(zip(value, kinds, strict=True)))
 
 
-def _check_element(field: str, place: int, value: Any, hint: Any) -> None:
+def _checked_element(field: str, place: int, value: Any, hint: Any) -> Any:
     try:
-        _checked(ConfigDict({"element": value}), "element", hint)
+        return _checked(ConfigDict({"element": value}), "element", hint)
     except UserError as error:
         raise UserError(str(error).replace("config.element", f"config.{field}[{place}]", 1)) from None
 
@@ -112,26 +114,31 @@ def setting(config: ConfigDict, field: str) -> Any:
     """The value of a dotted field, "model.coreset_ratio"; a tuple where the config holds a list.
 
     Raises:
-      UserError: there is no such field.
+      UserError: there is no such field, or it is a group of fields.
     """
     value: Any = config
     for name in field.split("."):
         if not isinstance(value, ConfigDict) or name not in value:
             raise UserError(f"config.{field} is missing and this method needs it; see the method's file in configs/")
         value = value[name]
+    if isinstance(value, ConfigDict):
+        raise UserError(f"config.{field} is a group of fields; expected a value")
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def choice(config: ConfigDict, field: str, allowed: Iterable[str]) -> Any:
+def choice(config: ConfigDict, field: str, allowed: Iterable[Any], *, optional: bool = False) -> Any:
     """The value of a field that must be one of `allowed`.
+
+    Args:
+      optional: None is allowed.
 
     Raises:
       UserError: it is another; the message names the nearest.
     """
-    value, allowed = setting(config, field), tuple(allowed)
-    if value not in allowed:
+    value, allowed = setting(config, field), (*allowed, *[None] * optional)
+    if not any(type(value) is type(one) and value == one for one in allowed):  # True is not 1
         near = did_you_mean(str(value), allowed)
-        raise UserError(f"config.{field} is {value!r}; expected one of {', '.join(allowed)}.{near}")
+        raise UserError(f"config.{field} is {value!r}; expected one of {', '.join(map(str, allowed))}.{near}")
     return value
 
 
@@ -159,7 +166,7 @@ def number(
     if value is None and optional:
         return None
     is_number = type(value) is int or (type(value) is float and not whole)
-    if is_number and value is not None and low <= value <= high and not (above and value == low):
+    if is_number and math.isfinite(value) and low <= value <= high and not (above and value == low):
         return value
     lower = f" {'above' if above else 'of at least'} {low:g}" * (low != float("-inf"))
     upper = f"{' and' * bool(lower)} {'at most' if lower else 'of at most'} {high:g}" * (high != float("inf"))

@@ -1,5 +1,4 @@
-"""The mesh, where arrays live on it, and runs of many processes: one code path for one CPU, eight GPUs and a TPU pod.
-"""
+"""The mesh, where arrays live on it, and runs of many processes: one code path for a CPU, eight GPUs and a TPU pod."""
 
 import logging
 import os
@@ -155,13 +154,16 @@ def beside_parameters(optimizer_state: Any, trained: Any, mesh: Mesh) -> Any:
     """Where an optimizer's state lives: moments beside the parameter they belong to, the rest replicated."""
     places: dict[tuple, Any] = dict(traverse_util.flatten_dict(trained))
 
+    def within(owner: tuple, keys: tuple) -> bool:
+        """Whether the parameter's path is part of the keys, in its order: optimizers put their own keys between."""
+        left = iter(keys)
+        return all(key in left for key in owner)
+
     def place(path, leaf):
         keys = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-        for length in range(len(keys), 0, -1):
-            owner = places.get(keys[-length:])
-            if owner is not None and owner.shape == np.shape(leaf):
-                return owner.sharding
-        return NamedSharding(mesh, PartitionSpec())
+        owners = [owner for owner in places if owner[-1:] == keys[-1:] and places[owner].shape == np.shape(leaf)]
+        owner = max((owner for owner in owners if within(owner, keys)), key=len, default=None)
+        return NamedSharding(mesh, PartitionSpec()) if owner is None else places[owner].sharding
 
     return jax.tree_util.tree_map_with_path(place, optimizer_state)
 

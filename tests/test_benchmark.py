@@ -1,4 +1,4 @@
-"""A table of runs, small and real: models shared between cells, stops, refusals, and what is left behind."""
+"""A table of runs, small and real: models shared between cells, interruptions, refusals, and the files it writes."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def test_cells_that_differ_in_evaluation_only_share_a_model(finished):
 
 
 @pytest.mark.slow
-def test_each_cell_holds_what_a_run_of_its_own_gives(finished, photographs, data_dir, tmp_path):
+def test_each_cell_holds_what_a_separate_run_gives(finished, photographs, data_dir, tmp_path):
     _, _, table = finished
     alone = config(photographs, data_dir, **{"evaluation.corruptions": "illumination:5"})
     with alone.unlocked():
@@ -153,14 +153,14 @@ def test_a_cell_that_cannot_run_is_refused_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "dim"}, "a name of its own"),
-        ({"name": "a/b"}, "a name of its own"),
+        ({"name": "dim"}, "a unique name"),
+        ({"name": "a/b"}, "a unique name"),
         ({"against": "cleen"}, "no cell 'cleen' .*Did you mean 'clean'"),
         ({"figure": "sevrity"}, "no figure 'sevrity'"),
         ({"sets": {}}, "expected a name"),
     ],
 )
-def test_a_cell_that_is_not_described_as_it_should_be_is_refused(change, message, photographs, data_dir):
+def test_a_wrongly_described_cell_is_refused(change, message, photographs, data_dir):
     settings = config(photographs, data_dir)
     *others, last = settings.benchmark.cells
     settings.benchmark.cells = (*others, {**last, **change})
@@ -168,7 +168,7 @@ def test_a_cell_that_is_not_described_as_it_should_be_is_refused(change, message
         benchmark.cells_of(settings)
 
 
-def test_settings_that_read_the_same_as_folders_have_folders_of_their_own(photographs, data_dir):
+def test_settings_that_read_the_same_as_folder_names_get_different_folders(photographs, data_dir):
     cells = [("clean", {}), ("not", {"dataset.where": "node!=3"}), ("at_least", {"dataset.where": "node>=3"})]
     settings = config(photographs, data_dir, cells)
     folders = benchmark.model_folders(benchmark.cells_of(settings), settings)

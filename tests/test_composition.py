@@ -201,7 +201,7 @@ class Better(Method):
         return self.reconstruction, self.colour
 
     @property
-    def partition(self) -> Sequence[tuple[str, PartitionSpec]]:  # type: ignore[override]
+    def partition(self) -> Sequence[tuple[str, PartitionSpec]]:
         return [rule for part in self.parts for rule in part.partition]
 
     @property
@@ -354,11 +354,15 @@ def test_stages_are_named_after_their_part():
     assert names == ["reconstruction/reconstruction", "colour/memory", "choice"]
 
 
-def test_a_stage_keeps_what_it_does_not_share_with_the_composition():
-    own, found = RECONSTRUCTION.stages()[0], METHOD.stages()[0]
-    assert isinstance(found, Train)
-    for name in ("epochs", "steps", "batch_size", "drop_last", "data", "sampling", "patience"):
-        assert getattr(found, name) == getattr(own, name)
+def test_a_stage_keeps_the_settings_that_say_when_and_on_what_it_runs():
+    settings = {"epochs": None, "steps": 7, "batch_size": 3, "drop_last": True, "data": "auxiliary", "patience": 2}
+    drawn = {"sampling": "replacement", "same_draws": True, "prepare": lambda images, i, rng: images[i]}
+    train = METHOD.reconstruction.stage(replace(RECONSTRUCTION.stages()[0], **settings, **drawn))
+    assert {name: getattr(train, name) for name in settings | drawn} == settings | drawn
+    fit = METHOD.colour.stage(replace(COLOUR.stages()[0], data="train+masks"))
+    assert fit.data == "train+masks"
+    bare = METHOD.reconstruction.stage(replace(RECONSTRUCTION.stages()[0], features=None, monitor=None))
+    assert isinstance(bare, Train) and bare.features is bare.monitor is bare.minibatches is None
 
 
 @pytest.mark.parametrize(
@@ -554,12 +558,13 @@ def test_a_memory_is_filled_as_the_method_alone_fills_it(variables, batch):
     stage = METHOD.stages()[1]
     assert isinstance(stage, Fit)
     later = {**batch, "image": batch["image"][:, ::-1]}
-    found = run_fit(stage, variables, [batch, later], 9, key)
+    other = {"memory": {"other": {"bank": jnp.ones(3)}}, "constants": {"other": jnp.ones(2)}}
+    found = run_fit(stage, merge(variables, other), [batch, later], 9, key)
     alone = [as_seen_alone(part, one) for one in (batch, later)]
     expected = run_fit(COLOUR.stages()[0], part.inside(variables), alone, 9, key)
     assert_close(part.inside(found), expected)
-    assert_equal(METHOD.reconstruction.inside(found), METHOD.reconstruction.inside(variables))
-    assert_equal(found["choice"], variables["choice"])
+    kept = {**found, **{name: {"other": found[name]["other"]} for name in other}}
+    assert_equal(kept, {**variables, **other})
 
 
 def test_a_part_predicts_as_the_method_alone_in_the_size_of_the_composed_images(trained, batch):
@@ -631,7 +636,7 @@ def stop_after(run: training.Run, stage: int, step: int) -> None:
         if (progress.stage, progress.step) == (stage, step):
             raise Stopped
 
-    run.checkpoints.save = save_and_stop  # type: ignore[method-assign]
+    run.checkpoints.save = save_and_stop
 
 
 @pytest.mark.parametrize("stage, step", [(0, 7), (1, 0), (1, 2), (2, 1)])

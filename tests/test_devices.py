@@ -42,8 +42,8 @@ def on_one_device(request, photographs, data_dir, tmp_path_factory):
 
 
 def assert_same(first, second):
-    found = [Checkpoints(w / "parts" / "checkpoints", read_only=True).restore() for w in (first, second)]
-    for one, other in zip(*(jax.tree.leaves_with_path(f.variables) for f in found), strict=True):
+    restored = [Checkpoints(w / "parts" / "checkpoints", read_only=True).restore() for w in (first, second)]
+    for one, other in zip(*(jax.tree.leaves_with_path(r.variables) for r in restored), strict=True):
         assert one[0] == other[0]
         np.testing.assert_allclose(other[1], one[1], rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(one[0]))
     results = [json.loads((w / "results.json").read_text())["categories"][0] for w in (first, second)]

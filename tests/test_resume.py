@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as if nothing had happened: tried with real kills."""
+"""A run that is killed and started again ends as if nothing had happened: tested with real kills."""
 
 import functools
 import json
@@ -38,7 +38,7 @@ def final(workdir):
 
 @pytest.fixture(scope="module")
 def uninterrupted(photographs, data_dir, tmp_path_factory):
-    """Method -> `final` of a run that nothing disturbed."""
+    """Method -> `final` of a run that nothing interrupted."""
 
     @functools.cache
     def of(method):
@@ -51,12 +51,12 @@ def uninterrupted(photographs, data_dir, tmp_path_factory):
 
 
 def written(workdir, number):
-    """Whether the checkpoint of this number is whole."""
+    """Whether the checkpoint of this number is complete."""
     return lambda: (workdir / "parts" / "checkpoints" / f"step_{number}").exists()
 
 
 def being_saved(workdir, at_least):
-    """Whether a checkpoint is just being written."""
+    """Whether a checkpoint of at least this number is being written at the moment."""
 
     def moment():
         folder = workdir / "parts" / "checkpoints"

@@ -12,7 +12,7 @@ A family of networks is a module of this package, named in `FAMILIES`. It offers
  - `channels(architecture)`: (stride, channels) of each tap that is a map (b, h, w, c);
  - `normalization(architecture)`: (mean, standard deviation) per channel, for RGB in [0, 1], that the weights expect;
  - `network(architecture, taps, num_classes, dtype)`: the Flax module, images (b, h, w, 3) -> a dict of the taps,
-   computed no deeper than the deepest of them;
+   computed no deeper than the deepest of them where that is possible;
  - `from_torch(architecture, state_dict, taps, prefix, source)`: variables from a state dict with the weights' own
    names; errors begin with `source`;
  - optionally `load(architecture, source, taps)`, where the weights are more than one file.
@@ -84,14 +84,17 @@ def create(
       UserError: an unknown network or tap.
     """
     own, form = family(name), architecture(name, options)
-    known = own.taps(form)
+    _check_taps(name, own.taps(form), taps)
+    return own.network(form, tuple(taps), num_classes, dtype)
+
+
+def _check_taps(name: str, known: Sequence[str], taps: Sequence[str]) -> None:
     for tap in taps:
         if tap not in known:
             near = did_you_mean(tap, known)
             raise UserError(f"backbone {name} has no tap {tap!r}; it has {', '.join(known)}.{near}")
     if not taps:
         raise UserError(f"backbone {name}: no taps given; it has {', '.join(known)}")
-    return own.network(form, tuple(taps), num_classes, dtype)
 
 
 def init(name: str, taps: Sequence[str], key: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -119,7 +122,9 @@ def from_torch(
       UserError: an entry is missing or of the wrong shape.
     """
     form = architecture(name, options)
-    chosen = family(name).taps(form) if taps is None else taps
+    known = family(name).taps(form)
+    chosen = known if taps is None else taps
+    _check_taps(name, known, chosen)
     return family(name).from_torch(form, state_dict, tuple(chosen), prefix, f"weights of {name}")
 
 

@@ -121,7 +121,7 @@ class EfficientNet(nn.Module):
 
     Taps: `stem` (stride 2), `stage0` .. `stage6` (linear outputs of the stages), `head` (after its activation),
     `logits`. `padding_from` fixes the 'SAME' padding to that of a square image of this size, as the original PyTorch
-    package does (380 for B4); by default it follows the image. `momentum` is meant as in PyTorch; its default is timm's.
+    package does (380 for B4); by default it follows the image. `momentum` is as in PyTorch; its default is timm's.
     """
 
     architecture: Architecture

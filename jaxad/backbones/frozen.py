@@ -21,7 +21,7 @@ NAME = "backbone"  # of the network's arrays in every collection
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """A network in eval mode, cut after the deepest of its taps. Its arrays are under "backbone" in every collection.
+    """A network in eval mode. Its arrays are under "backbone" in every collection.
 
     Attributes:
       name: resnet18, wide_resnet50_2, efficientnet_lite0, clip_vit_l14_336, ...
@@ -45,13 +45,15 @@ class FrozenBackbone:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """The number of channels of each tap."""
-        return tuple(backbones.channels(self.name)[tap][1] for tap in self.taps)
+        """The number of channels of each tap that is a map."""
+        known = backbones.channels(self.name)
+        return tuple(known[tap][1] for tap in self.taps if tap in known)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """The stride of each tap, in pixels of the input."""
-        return tuple(backbones.channels(self.name)[tap][0] for tap in self.taps)
+        """The stride of each tap that is a map, in pixels of the input."""
+        known = backbones.channels(self.name)
+        return tuple(known[tap][0] for tap in self.taps if tap in known)
 
     def init(self, key: Array) -> Variables:
         """The network's variables, one level down; `key` matters for random weights only.

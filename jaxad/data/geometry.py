@@ -1,11 +1,11 @@
-"""How a photograph of any size becomes the network's input, and how a map goes back.
+"""How a photograph of any size becomes the network's input, and how a map gets the photograph's size again.
 
- - `stretch`: resized to the exact size, the aspect ratio not kept (ADer, anomalib);
- - `pad`: the longer side to the size, the aspect kept, centred on a canvas (RADL: nothing is cut off);
- - `crop`: the shorter side to `resize`, then the centre cut out (official PatchCore and SimpleNet).
+ - `stretch`: resized to the exact size, whatever the aspect ratio (ADer, anomalib);
+ - `pad`: resized to fit, with its aspect ratio, and centred on a canvas (RADL: nothing is cut off);
+ - `crop`: the shorter side resized to `resize`, then the centre cut out (official PatchCore and SimpleNet).
 
-Resizing is Pillow's, antialiased, on 8-bit values, as in most reference implementations; without antialias it is plain
-bilinear sampling, as OpenCV resizes (DRAEM, DeSTSeg).
+Resizing is Pillow's, antialiased, on 8-bit values, as in most reference implementations; without antialiasing it is
+plain bilinear sampling, like OpenCV's (DRAEM, DeSTSeg).
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MASK_INTERPOLATIONS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Re
 
 
 class Box(NamedTuple):
-    """The part of the network's input that holds image, in pixels."""
+    """The part of the network's input that the photograph covers, in pixels."""
 
     top: int
     left: int
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The way from a photograph to the network's input.
+    """How a photograph becomes the network's input.
 
     Attributes:
       kind: stretch, pad or crop.
@@ -41,8 +41,8 @@ class Geometry:
       resize: crop only: length of the shorter side before the crop.
       interpolation: of images; bilinear or bicubic (CLIP).
       mask_interpolation: nearest, or bilinear and then value >= 128 of 255 (ADer's evaluation). Thin defects can
-        vanish in both.
-      antialias: whether bilinear and bicubic average over the pixels that they skip when they shrink.
+        vanish with either.
+      antialias: whether shrinking averages over the pixels that plain interpolation would skip.
       fill: grey value of the padding, before normalisation.
     """
 
@@ -77,7 +77,7 @@ class Geometry:
             )
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "height width 3"], Box]:
-        """The network's input, 0..255, and the part of it that holds image."""
+        """The network's input, 0..255, and the part of it that the photograph covers."""
         resampling = INTERPOLATIONS[self.interpolation] if self.antialias else None
         canvas = self._transform(Image.fromarray(image), resampling, self.fill)
         return canvas, self.box(image.shape[:2])
@@ -105,7 +105,7 @@ class Geometry:
     def restore(
         self, anomaly_map: Float[np.ndarray, "height width"], original_size: tuple[int, int]
     ) -> Float[np.ndarray, "h w"]:
-        """The map at the photograph's size (height, width), bilinear; NaN outside a crop, never looked at."""
+        """The map at the photograph's size (height, width), bilinear; NaN outside a crop, which was never looked at."""
         top, left, height, width = self.box(original_size)
         inside = np.asarray(anomaly_map, np.float32)[top : top + height, left : left + width]
         if self.kind != "crop":
@@ -128,7 +128,7 @@ class Geometry:
         if self.kind == "pad":
             scale = min(self.size[0] / height, self.size[1] / width)
             return max(1, round(height * scale)), max(1, round(width * scale))
-        # torchvision's Resize(int) cuts the longer side's fraction off
+        # torchvision's Resize(int) truncates the longer side
         if height <= width:
             return self.resize, int(self.resize * width / height)
         return int(self.resize * height / width), self.resize
@@ -163,9 +163,9 @@ def from_config(input_config) -> Geometry:
 
 
 def sampled(image: UInt8[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width *c"]:
-    """Bilinear samples at the centres of the new pixels, borders repeated, without antialias.
+    """Bilinear samples at the centres of the new pixels, borders repeated, without antialiasing.
 
-    OpenCV's `resize` computes these in fixed point, so that a value may differ by 1.
+    OpenCV's `resize` computes them in fixed point, so values may differ by 1.
     """
     values = image.astype(np.float32)
     for axis, (length, count) in enumerate(zip(image.shape, size, strict=False)):

@@ -1,4 +1,4 @@
-"""Photographs that belong to no data set: the files given to `--mode=predict`, arrays in a notebook."""
+"""Photographs that belong to no data set: the files given to `--mode=predict`, or arrays in a notebook."""
 
 import abc
 import logging
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 def image_files(path: str | Path) -> list[Path]:
     """The image file `path`, or those in the folder `path` and below, sorted; hidden files are left out.
 
-    Files in a folder that are no images by their suffix are skipped with one warning.
+    Files whose suffix is not that of an image are skipped, with one warning.
 
     Raises:
-      UserError: nothing there, or no image.
+      UserError: there is nothing at `path`, or no image.
     """
     path = Path(path).expanduser()
     kinds = ", ".join(s[1:] for s in SUFFIXES)
     if path.is_file():
         if not path.name.lower().endswith(SUFFIXES):
-            raise UserError(f"--images is {path}, which is no image by its name; expected a file of {kinds}")
+            raise UserError(f"--images is {path}, which is not an image by its name; expected a file of type {kinds}")
         return [path]
     if not path.is_dir():
         raise UserError(f"--images is {str(path)!r}, which does not exist; expected a folder or an image file")
@@ -37,23 +37,23 @@ def image_files(path: str | Path) -> list[Path]:
     ]
     images = sorted(p for p in files if p.name.lower().endswith(SUFFIXES))
     if not images:
-        raise UserError(f"--images is {path}, which holds no image; expected files of {kinds}")
+        raise UserError(f"--images is {path}, which holds no image; expected files of type {kinds}")
     if others := sorted(set(files) - set(images)):
-        logger.warning(f"{path}: skipped {len(others)} files that are no images, the first is {others[0]}")
+        logger.warning(f"{path}: skipped {len(others)} files that are not images; the first is {others[0]}")
     return images
 
 
 class LooseImages(abc.ABC):
-    """Photographs about which nothing else is known, with the items of `jaxad.data.split.Split`.
+    """Photographs without labels or masks, with items like those of `jaxad.data.split.Split`.
 
-    An image that cannot be read does not stop the run: its item is black, nowhere valid and of `weight` 0, and `errors`
-    holds the message under its index once the item was asked for.
+    An image that cannot be read does not stop the run: its item is black, valid nowhere and of `weight` 0, and once the
+    item has been asked for, `errors` holds the message under its index.
 
     Attributes:
-      category: what the items say of the images' category.
+      category: the `category` of every item.
       ids: the images' names.
       errors: index -> one line that names the image.
-      original_sizes: int32 (n, 2) (height, width); (0, 0) until the item was asked for, and for broken images.
+      original_sizes: int32 (n, 2) (height, width); (0, 0) for images not yet asked for and for broken ones.
     """
 
     def __init__(self, ids: list[str], geometry: Geometry, category: int):

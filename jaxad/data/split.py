@@ -1,4 +1,4 @@
-"""What a split is: random access to the images of one or more categories, decoded and at the network's input size."""
+"""Splits: random access to the images of one or more categories, decoded and at the network's input size."""
 
 import dataclasses
 import functools
@@ -26,19 +26,19 @@ class Split:
     """Random access to the images of one split of one or more categories, at the network's input size.
 
     Item i is a dict of `image` uint8 (h, w, 3), `mask` bool (h, w), `valid` bool (h, w) (False on padding), `label`
-    int32 (1 anomalous), `category` int32 (place in `category_names`), `defect` int32 (place in the sorted types of
-    defects), `has_mask` bool and `index` int32 (i).
+    int32 (1 anomalous), `category` int32 (place in `category_names`), `defect` int32 (place in `sorted_defects`),
+    `has_mask` bool and `index` int32 (i).
 
     Attributes:
       ids: paths of the photographs, relative to the raw data's root.
       labels: 0 normal, 1 anomalous.
       categories: the category's name for each image.
       category_names: all categories of the run, in the order of the config.
-      defect_types: "good" for normal images.
+      defect_types: each image's type of defect; "good" for normal images.
       has_mask: whether the defect's pixels are known; True for normal images.
-      split_names: the split of the prepared data that each image is of.
+      split_names: the split of the prepared data that each image comes from.
       original_sizes: (height, width) of the photographs, after EXIF rotation.
-      store: where the photographs are.
+      store: holds the photographs.
       positions: each image's place in the store.
     """
 
@@ -76,7 +76,7 @@ class Split:
 
     @property
     def geometry(self) -> Geometry:
-        """The way from a photograph to the network's input."""
+        """How a photograph becomes the network's input."""
         return self.store.geometry
 
     def by_category(self) -> Iterator[tuple[str, "Split"]]:
@@ -108,8 +108,8 @@ class Split:
 class Store:
     """Encoded photographs by position, and the decoded ones that fit in memory.
 
-    When the budget is used up, what is in memory stays there: every epoch asks for every image once, so that replacing
-    the oldest would find none of them again.
+    Once the budget is used up, what is in memory stays there: every epoch asks for every image once, so a cache that
+    replaced its oldest entries would never have the one that is asked for.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class Store:
         cache_bytes: int,
         change: Change | None = None,
     ):
-        """Makes the store.
+        """Makes a store.
 
         Args:
-          sources: records with encoded `image` and `mask`, the names of their images, the folder of the records.
-          geometry: from the photograph to the network's input.
-          cache_bytes: the budget.
-          change: (photograph, mask, name) -> both, corrupted; before the geometry.
+          sources: for each, its records with encoded `image` and `mask`, the names of the images, the records' folder.
+          geometry: how a photograph becomes the network's input.
+          cache_bytes: the budget for decoded images.
+          change: (photograph, mask, name) -> both, corrupted; applied before the geometry.
         """
         self.geometry = geometry
         self._change = change
@@ -162,7 +162,7 @@ class Store:
             record = records[position - self._starts[number]]
         except Exception as error:  # ArrayRecord's own errors for damaged files
             raise UserError(
-                f"prepared data in {folder} cannot be read ({error}): delete that folder, it is then prepared again"
+                f"prepared data in {folder} cannot be read ({error}): delete that folder, and it is prepared again"
             ) from error
         image, mask = decode(record["image"], name), decode_mask(record["mask"], f"mask of {name}")
         return (image, mask) if self._change is None else self._change(image, mask, name)
@@ -178,19 +178,20 @@ def load_split(
     field: str = "config.dataset.where",
     change: Change | None = None,
 ) -> Split:
-    """The split of the data set that the config names, prepared where it is not there yet.
+    """The split of the data set that the config names, which is prepared first if it has not been yet.
 
     Args:
       dataset_config: `config.dataset`.
       input_config: `config.input`; `cache_gib` bounds the memory for decoded images of this split.
-      split: "train", "test" or another split of the data set; or several joined by "+", of which every category has at
-        least the first.
+      split: "train", "test" or another split of the data set; or several joined by "+", of which every category must
+        have the first.
       categories: names; None is `config.dataset.category`.
-      where: which of the images, see `jaxad.data.selection`; the value of the config's `field`.
+      where: which of the images, see `jaxad.data.selection`.
+      field: the config field that `where` is the value of, for messages.
       change: corrupts photographs and masks, see `Store`.
 
     Raises:
-      UserError: see `jaxad.data.preparation.prepare`; no such split, or no such image in it.
+      UserError: as `jaxad.data.preparation.prepare`; or there is no such split, or no such image in it.
     """
     from datasets_tfds.core import read_index
 
@@ -240,7 +241,7 @@ class _Part(NamedTuple):
 
 
 def _splits_of(builder: Any, category: str, split: str) -> list[str]:
-    """The splits in "train+validation" that the category has; it must have the first."""
+    """The splits named in "train+validation" that the category has; it must have the first."""
     first, *others = split.split("+")
     known = list(builder.info.splits)
     if first not in known:
@@ -261,16 +262,16 @@ def _records(builder: Any, split: str) -> Sequence[Any]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"prepared data in {builder.data_dir} is damaged ({type(error).__name__}: {error}): "
-            "delete that folder, it is then prepared again"
+            "delete that folder, and it is prepared again"
         ) from error
 
 
 def holdout(split: Split, fraction: float, seed: int, field: str) -> tuple[Split, Split]:
-    """(the rest, held-out images): those of the split "validation" of categories that have one; else `fraction` of the
-    category's normal and of its anomalous images, by the seed.
+    """(the rest, held-out images): the images of the split "validation" in categories that have one; in the others,
+    `fraction` of the category's normal and of its anomalous images, drawn by the seed.
 
-    At least one normal image of a category is held out. The choice depends on no other category. A fraction of 0 holds
-    nothing out but "validation" images.
+    In each category at least one normal image is held out, and the draw does not depend on the other categories. With a
+    fraction of 0, only "validation" images are held out.
 
     Raises:
       UserError: a fraction outside [0, 1), or a category whose normal images would all be held out.
@@ -296,5 +297,5 @@ def holdout(split: Split, fraction: float, seed: int, field: str) -> tuple[Split
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, number: int, length: int) -> Int[np.ndarray, " length"]:
-    """The permutation with this number of all those that a seed gives."""
+    """A permutation of range(length), a function of `seed` and `number`."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64))).permutation(length)

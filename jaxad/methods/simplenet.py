@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxad.backbones.frozen import PatchFeatures, patch_features
 from jaxad.method import Batch, LossValue, Method, Normalization, Prediction, Train, Variables
+from jaxad.nn.conv import torch_bias
 from jaxad.nn.linear import Dense
 from jaxad.nn.norm import BatchNorm
 from jaxad.nn.precision import narrowed, widened
@@ -48,12 +49,6 @@ def hinge_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Truncated L1 (section 3.5): the means of max(0, margin - D(true)) and max(0, margin + D(fake))."""
     return jnp.mean(jnp.maximum(0.0, margin - true)), jnp.mean(jnp.maximum(0.0, margin + fake))
-
-
-def torch_bias(fan_in: int):
-    """PyTorch's default for the bias of a linear layer: uniform in +-1/sqrt(fan_in)."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def feature_adaptor(dim: int) -> Dense:

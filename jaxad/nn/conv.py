@@ -16,6 +16,12 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """The initial biases of `torch.nn.Conv2d` and `torch.nn.Linear`: uniform in +-1 / sqrt(fan in)."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """TensorFlow's 'SAME' for one axis: ceil(size / stride) outputs, the smaller half of the padding first."""
     outputs = -(-size // stride)
@@ -44,7 +50,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (k, k, fan, self.features), jnp.float32)
         y = convolve(x, kernel.astype(x.dtype), self.stride, self.padding, self.dilation, self.groups)
         if self.use_bias:
-            y += self.param("bias", _uniform(k * k * fan), (self.features,)).astype(x.dtype)
+            y += self.param("bias", torch_bias(k * k * fan), (self.features,)).astype(x.dtype)
         return y
 
 
@@ -67,7 +73,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         k = self.kernel_size
         # PyTorch counts the outputs as fan in: they are the second axis of its (i, o, kh, kw) weight.
-        init = _uniform(k * k * self.features)
+        init = torch_bias(k * k * self.features)
         kernel = self.param("transposed_kernel", init, (k, k, x.shape[-1], self.features))
         if self.stride == k and not self.padding and not self.output_padding:
             y = _tiles(x, kernel.astype(x.dtype))
@@ -155,8 +161,3 @@ def _pairs(padding: Padding, size, kernel, stride: int, dilation: int) -> Pairs:
     if isinstance(padding, str):
         raise ValueError(f"padding {padding!r}: expected a number, pairs or 'SAME'")
     return padding
-
-
-def _uniform(fan_in: int):
-    bound = fan_in**-0.5
-    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -80,15 +80,15 @@ def nearest_both_ways(
         precision=lax.Precision.HIGHEST if precision == "highest" else None,
         preferred_element_type=jnp.float32,
     )
-    found = []
+    cosines = []
     for k, r in enumerate(r_list):
         similarity = box_sum(product.reshape(h, w, h, w), r, range(4)).reshape(h * w, h * w)
         similarity = lax.optimization_barrier(similarity)  # computed once for both maxima
         rows = jnp.max(similarity * other_scale[k], axis=1) * scale[k]
         columns = jnp.max(similarity * scale[k][:, None], axis=0) * other_scale[k]
-        found.append(jnp.stack([rows, columns]))
+        cosines.append(jnp.stack([rows, columns]))
     # |a - b|^2 = 2 - 2 a.b for unit vectors: the nearest patch is the most similar one
-    return jnp.sqrt(jnp.maximum(2 - 2 * jnp.stack(found, axis=1), 0))
+    return jnp.sqrt(jnp.maximum(2 - 2 * jnp.stack(cosines, axis=1), 0))
 
 
 def nearest_distances(
@@ -125,13 +125,13 @@ def nearest_distances(
     running = compare(np.int32(0), np.int32(0), np.int32(count))
     for i in range(count):
         before, after = i // group * group, min(i // group * group + group, count)
-        found = sharding.to_host(running)
+        distances = sharding.to_host(running)
         if i + 1 < count:  # runs while the host works on image i
             running = compare(np.int32((i + 1) // group * group), np.int32(i + 1), np.int32(count))
-        yield np.stack([*found[place[:before], 0], *waiting[i], *found[place[i + 1 :], 0]])
+        yield np.stack([*distances[place[:before], 0], *waiting[i], *distances[place[i + 1 :], 0]])
         waiting[i] = []
         for j in range(i + 1, after):
-            waiting[j].append(found[place[j], 1].copy())
+            waiting[j].append(distances[place[j], 1].copy())
 
 
 def _dealt(tokens: Sequence[np.ndarray] | np.ndarray, parts: int) -> np.ndarray:
@@ -185,16 +185,16 @@ def _compare(
 
         query, query_scale = everywhere(features), everywhere(scale)
 
-        def step(k, found):
+        def step(k, distances):
             pair = nearest_both_ways(query, features[k], query_scale, scale[k], r_list, precision)
-            return found.at[k].set(pair)
+            return distances.at[k].set(pair)
 
         def own(images):  # how many of the first `images` images are on this device
             return (images - device + parts - 1) // parts
 
-        found = jnp.zeros((len(features), 2, *scale.shape[1:]))
-        found = lax.fori_loop(0, own(before), step, found)
-        return lax.fori_loop(own(i + 1), own(count), step, found)
+        distances = jnp.zeros((len(features), 2, *scale.shape[1:]))
+        distances = lax.fori_loop(0, own(before), step, distances)
+        return lax.fori_loop(own(i + 1), own(count), step, distances)
 
     split, whole = PartitionSpec("data"), PartitionSpec()
     specs = (split, split, whole, whole, whole)
@@ -293,12 +293,12 @@ def deal(types: Int[np.ndarray, " n"], count: int, seed: int) -> list[Int[np.nda
     if count == 1:
         return [np.arange(len(types))]
     members = [np.flatnonzero(types == kind).tolist() for kind in np.unique(types)]
-    found = []
+    subsets = []
     for part in range(count):
         draw, chosen = random.Random(seed), []
         for images in members:
             shuffled = list(images)
             draw.shuffle(shuffled)
             chosen += shuffled[part::count]
-        found.append(np.array(chosen, int))
-    return found
+        subsets.append(np.array(chosen, int))
+    return subsets

@@ -102,11 +102,11 @@ def _unwrap(tree: Any) -> dict[str, np.ndarray]:
     while inner is not None:
         tree = inner
         inner = next((tree[w] for w in WRAPPERS if isinstance(tree, dict) and isinstance(tree.get(w), dict)), None)
-    found = tensors(tree)
-    if not found:
+    named = tensors(tree)
+    if not named:
         keys = ", ".join(shown(str(k)) for k in list(tree)[:8]) if isinstance(tree, dict) else type(tree).__name__
         raise Refused(f"expected named tensors, at the top or under {' or '.join(WRAPPERS)}, found: {keys}")
-    return found
+    return named
 
 
 def _read_zip(file: IO[bytes], size: int) -> Any:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# One process a GPU on several machines; JAX finds the others through Slurm's own variables.
+# One process per GPU on several machines; JAX finds the others through Slurm's own variables.
 #   sbatch launch/slurm/job.sh --config configs/radl.py:magnetic_tile --workdir /shared/runs/x
-# A job that is stopped and queued again goes on from its last checkpoint. The workdir must be on a file system that all machines see.
+# A job that is stopped and queued again continues from its last checkpoint. The workdir must be on a file system that all
+# machines see.
 #SBATCH --job-name=jaxad
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4

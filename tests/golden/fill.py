@@ -40,7 +40,7 @@ def images(name: str, shape: Sequence[int], salt: str) -> Float[np.ndarray, "n c
 
 
 def bilinear(field: Float[np.ndarray, "... a b"], h: int, w: int) -> Float[np.ndarray, "... h w"]:
-    """Bilinear resize with aligned corners; the four products are summed in a fixed order, so the bits are too."""
+    """Bilinear resize with aligned corners; the four products are summed in a fixed order, which fixes every bit."""
     a, b = field.shape[-2:]
     y, x = np.linspace(0, a - 1, h), np.linspace(0, b - 1, w)
     top, left = np.minimum(y.astype(int), a - 2), np.minimum(x.astype(int), b - 2)

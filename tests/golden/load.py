@@ -1,4 +1,4 @@
-"""Golden fixtures: outputs of the reference implementations, with the recipe of their inputs and weights.
+"""Golden fixtures: outputs of the reference implementations, with the recipe for their inputs and weights.
 
 @pytest.mark.parametrize("path", cases("backbones", "features"))
 def test_features(path):
@@ -32,27 +32,27 @@ def folder() -> Path:
 
 def cases(method: str, kind: str) -> list:
     """The paths of all fixtures of one method and kind, as pytest parameters; one skipped when there are none."""
-    found = [
+    params = [
         pytest.param(path, id=path.relative_to(folder()).with_suffix("").as_posix())
         for path, meta in _metas(folder())
         if (meta["method"], meta["kind"]) == (method, kind)
     ]
     reason = f"no fixture of method {method}, kind {kind}"
-    return found or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
+    return params or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
 
 
 @functools.cache
 def _metas(root: Path) -> list[tuple[Path, dict]]:
-    """(path, meta) of every fixture below `root`; files without a `meta` entry are something else."""
-    found = []
+    """(path, meta) of every fixture below `root`; files without a `meta` entry are passed over."""
+    metas = []
     for path in sorted(root.rglob("*.npz")):
         if not zipfile.is_zipfile(path):
             continue
         with np.load(path) as archive:
             meta = json.loads(str(archive["meta"])) if "meta" in archive.files else {}
         if {"method", "kind"} <= meta.keys():
-            found.append((path, meta))
-    return found
+            metas.append((path, meta))
+    return metas
 
 
 class Made(Mapping):
@@ -90,7 +90,7 @@ class Case:
 
     @property
     def subsample(self) -> dict[str, list]:
-        """Per output the stride n, index [i] or slice [start, stop, step] of each leading axis that is stored."""
+        """What is stored of each output, per leading axis: a stride n, an index [i] or a slice [start, stop, step]."""
         return self.meta["subsample"]
 
     @property
@@ -115,7 +115,7 @@ class Case:
         return Made(lambda key: self._weight(key, *entries[key]), [] if self.external_weights else entries)
 
     def tolerance(self, key: str) -> dict[str, Any]:
-        """The first rule whose expression is found in the output's key, else the default."""
+        """The first rule whose expression matches the output's key, or else the default."""
         rules = self.meta["tolerance"]
         return next((rule for rule in rules["keys"] if re.search(rule["match"], key)), rules["default"])
 
@@ -139,11 +139,11 @@ class Case:
         if got.shape != want.shape and got.ndim >= len(self.subsample.get(key, [])):
             got = self.thin(key, got)
         if got.shape != want.shape:
-            passes, found = False, f"shape {got.shape}, expected {want.shape}"
+            passes, outcome = False, f"shape {got.shape}, expected {want.shape}"
         else:
-            passes, found = compare(got, want, tolerance)
+            passes, outcome = compare(got, want, tolerance)
         if not passes:
-            raise AssertionError(f"{self.name}: {key}: {found}; tolerance {tolerance}")
+            raise AssertionError(f"{self.name}: {key}: {outcome}; tolerance {tolerance}")
 
     def _input(self, key: str) -> np.ndarray:
         spec = self.meta["inputs"][key]
@@ -175,7 +175,7 @@ def load(path: str | Path) -> Case:
 
 
 def compare(got: np.ndarray, want: np.ndarray, tolerance: dict[str, Any]) -> tuple[bool, str]:
-    """(whether two arrays of one shape agree, what was found). NaN agrees with NaN."""
+    """(whether two arrays of one shape agree, a message about their differences). NaN agrees with NaN."""
     kind = tolerance["kind"]
     if kind == "skip":
         return True, "not compared"
@@ -213,6 +213,6 @@ def compare(got: np.ndarray, want: np.ndarray, tolerance: dict[str, Any]) -> tup
 
 
 def _per_step(bound: float | list[float], keep, want: np.ndarray) -> np.ndarray:
-    """A tolerance number as it is; a list holds one for each index of the first axis."""
+    """A single bound as it is; a list holds one for each index of the first axis."""
     numbers = np.asarray(bound)
     return numbers if numbers.ndim == 0 else numbers[keep].reshape(-1, *[1] * (want.ndim - 1))

@@ -67,7 +67,7 @@ def run_steps(
         new = updates.get("batch_stats", {})
         by_path = flax.traverse_util.flatten_dict(gradients, sep="/")
         log = {"loss": value, "gradients": by_path, "statistics": new, **metrics}
-        return trained, {**statistics, **new}, state, log
+        return trained, merge(statistics, new), state, log
 
     statistics, log = variables["batch_stats"], []
     for batch, key in zip(batches, keys, strict=True):

@@ -57,7 +57,10 @@ def normalization(architecture: VisionConfig) -> Normalization:
 
 
 class VisionMaps(VisionTower):
-    """The tower with its taps by name: "blockN" is (b, h / patch, w / patch, width), without the class token."""
+    """The tower with its taps by name: "blockN" is (b, h / patch, w / patch, width), without the class token.
+
+    All blocks are computed, whatever the taps: the class feature comes after the last one.
+    """
 
     taps: tuple[str, ...] = ()
 
@@ -65,11 +68,11 @@ class VisionMaps(VisionTower):
         blocks = {tap: int(tap.removeprefix("block")) for tap in self.taps if re.fullmatch(r"block\d+", tap)}
         out = super().__call__(images.astype(self.dtype), tuple(blocks.values()))
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
-        found = {CLASS_FEATURE: out["class_feature"]}
+        outputs = {CLASS_FEATURE: out["class_feature"]}
         for tap, block in blocks.items():
             tokens = out["tokens"][block][:, 1:]
-            found[tap] = tokens.reshape(len(tokens), rows, columns, -1)
-        return {tap: found[tap] for tap in self.taps}
+            outputs[tap] = tokens.reshape(len(tokens), rows, columns, -1)
+        return {tap: outputs[tap] for tap in self.taps}
 
 
 def network(architecture: VisionConfig, taps: tuple[str, ...], num_classes: int, dtype: DTypeLike) -> VisionMaps:
@@ -83,18 +86,22 @@ def from_torch(
     """Variables by OpenAI's names; the text tower is left out."""
     own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     try:
-        found: dict[str, Any] = traverse_util.flatten_dict(from_openai(own)["params"], sep="/")
+        arrays: dict[str, Any] = traverse_util.flatten_dict(from_openai(own)["params"], sep="/")
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     tower, image = VisionTower(architecture), jnp.zeros((1, SIDE, SIDE, 3))
     shapes: Any = jax.eval_shape(tower.init, jax.random.key(0), image)["params"]
     expected: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     for path, leaf in expected.items():
-        if (shape := np.shape(found.get(path, ()))) != leaf.shape:
+        if path not in arrays:
+            raise UserError(
+                f"{source}: no entry {path!r} (expected shape {leaf.shape}): are these the weights of another network?"
+            )
+        if (shape := np.shape(arrays[path])) != leaf.shape:
             raise UserError(
                 f"{source}: {path} has shape {shape}, expected {leaf.shape}: are these the weights of another network?"
             )
-    return {"params": traverse_util.unflatten_dict({path: found[path] for path in expected}, sep="/")}
+    return {"params": traverse_util.unflatten_dict({path: arrays[path] for path in expected}, sep="/")}
 
 
 def load(architecture: VisionConfig, source: str, taps: Sequence[str]) -> dict[str, Any]:
@@ -103,10 +110,10 @@ def load(architecture: VisionConfig, source: str, taps: Sequence[str]) -> dict[s
 
     clip = load_clip(source, towers=("vision",))
     for name in SIZES:
-        expected, found = getattr(architecture, name), getattr(clip.vision, name)
-        if expected != found:
+        expected, actual = getattr(architecture, name), getattr(clip.vision, name)
+        if expected != actual:
             raise UserError(
-                f"weights {source}: the image tower's {name} is {found}, expected {expected}: "
+                f"weights {source}: the image tower's {name} is {actual}, expected {expected}: "
                 "set config.backbone.name to the network that these weights are of"
             )
     return clip.variables

@@ -173,9 +173,9 @@ def _repository(source: str) -> str | None:
     return match[1] if match and not local else None
 
 
-def _missing(source: str, names: Sequence[str], found: str) -> UserError:
+def _missing(source: str, names: Sequence[str], reason: str) -> UserError:
     convert = f"; or convert another form of it once, {COMMAND} {source} FOLDER, and give FOLDER"
-    return UserError(f"CLIP weights {source}: no {' or '.join(names)}: {found}{convert if names == LOADED else ''}")
+    return UserError(f"CLIP weights {source}: no {' or '.join(names)}: {reason}{convert if names == LOADED else ''}")
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -237,12 +237,12 @@ def _clip(tree: clip_names.Tree, config: Mapping[str, Any] | None, towers: Seque
     return Clip(variables, vision, text)
 
 
-def _compare(found: Any, expected: Any, source: str) -> None:
+def _compare(params: Any, expected: Any, source: str) -> None:
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf) for path, leaf in leaves}
 
-    got, want = shapes(found), shapes(expected)
+    got, want = shapes(params), shapes(expected)
     for name in want:
         if name not in got:
             raise UserError(f"CLIP weights {source}: no array {name}, expected with shape {want[name]}")
