@@ -5,7 +5,7 @@ learning rate drops, is kept in the optimizer's state, so that stages of differe
 
     optimizer = lambda steps: optax.chain(clip_by_global_norm(5.0), adam(step_decay(0.005), steps, b1=0.5))
 
-Moments are float32, or float64 where the parameters are.
+Moments and learning rates are float32, or float64 in runs that are.
 """
 
 import itertools
@@ -39,7 +39,7 @@ class Schedule:
 
 def constant(rate: float) -> Schedule:
     """The same learning rate throughout."""
-    return Schedule(lambda total: np.array([total], np.int32), lambda step, marks: jnp.float32(rate))
+    return Schedule(lambda total: np.array([total], np.int32), lambda step, marks: jnp.asarray(rate, float))
 
 
 def step_decay(rate: float, at: float | Sequence[float] | None = (0.8,), factor: float = 0.1) -> Schedule:
@@ -50,10 +50,10 @@ def step_decay(rate: float, at: float | Sequence[float] | None = (0.8,), factor:
     shares = [at] if isinstance(at, int | float) else list(at or ())
     if not shares:
         return constant(rate)
-    rates = np.array([rate * factor**drops for drops in range(len(shares) + 1)], np.float32)
+    rates = np.array([rate * factor**drops for drops in range(len(shares) + 1)])
     return Schedule(
         lambda total: np.array([math.ceil(share * total) for share in shares], np.int32),
-        lambda step, marks: jnp.asarray(rates)[jnp.sum(step >= marks)],
+        lambda step, marks: jnp.asarray(rates, float)[jnp.sum(step >= marks)],
     )
 
 
@@ -86,7 +86,7 @@ def scale_by_rate(rate: Schedule | float, total_steps: int) -> optax.GradientTra
     schedule = rate if isinstance(rate, Schedule) else constant(rate)
 
     def learning_rate(step: Array, marks: Array) -> Array:
-        return jnp.asarray(schedule.rate(step, marks), jnp.float32)
+        return jnp.asarray(schedule.rate(step, marks), float)
 
     def init(params: Any) -> RateState:
         step, marks = jnp.zeros((), jnp.int32), jnp.asarray(schedule.marks(total_steps), jnp.int32)

@@ -166,7 +166,7 @@ def number(
     if value is None and optional:
         return None
     is_number = type(value) is int or (type(value) is float and not whole)
-    if is_number and math.isfinite(value) and low <= value <= high and not (above and value == low):
+    if is_number and value is not None and math.isfinite(value) and low <= value <= high and not (above and value == low):
         return value
     lower = f" {'above' if above else 'of at least'} {low:g}" * (low != float("-inf"))
     upper = f"{' and' * bool(lower)} {'at most' if lower else 'of at most'} {high:g}" * (high != float("inf"))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import backbones, experiment, inference
+from jaxad import backbones, experiment, inference, metrics
 from jaxad.calibration import conformal_threshold
 from jaxad.model_run import ModelRun
 from tests import runs
@@ -49,7 +49,7 @@ def trained(photographs, data_dir, tmp_path_factory):
 def test_a_run_leaves_results_report_and_logs(trained):
     _, workdir, results = trained
     assert [r.category for r in results] == ["teile für prüfung"]
-    assert set(results[0].metrics) == {"I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO"}
+    assert set(results[0].metrics) == {*metrics.IMAGE_METRICS, *metrics.PIXEL_METRICS}
     stored = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
     assert stored["categories"][0]["metrics"]["I-AUROC"] == pytest.approx(results[0].metrics["I-AUROC"])
     assert "teile für prüfung" in (workdir / "report.html").read_text(encoding="utf-8")
@@ -121,7 +121,7 @@ def test_predict_of_a_cropping_model_leaves_what_it_never_saw_unmarked(photograp
 def test_without_masks_only_image_metrics_are_reported(data_dir, tmp_path):
     path = runs.write_photographs(tmp_path / "plain", masks=False)
     results = jaxad.run(config(path, data_dir, **{"train.epochs": 1}), tmp_path / "run")
-    assert set(results[0].metrics) == {"I-AUROC", "I-AP", "I-F1max"}
+    assert set(results[0].metrics) == set(metrics.IMAGE_METRICS)
 
 
 def test_one_model_for_all_categories_reports_each(data_dir, tmp_path):

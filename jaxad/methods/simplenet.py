@@ -66,7 +66,8 @@ class Discriminator(nn.Module):
         init, bias_init = nn.initializers.xavier_normal(), torch_bias(features.shape[-1])
         hidden = Dense(self.width, kernel_init=init, bias_init=bias_init, name="hidden")(features)
         hidden = nn.leaky_relu(BatchNorm(name="norm")(hidden, train), 0.2)
-        return Dense(1, use_bias=False, kernel_init=init, name="logit")(hidden)[..., 0]
+        # float32: with bfloat16's eight significant bits the scores of many patches would tie
+        return Dense(1, use_bias=False, kernel_init=init, name="logit")(widened(hidden))[..., 0]
 
 
 @dataclass(frozen=True)

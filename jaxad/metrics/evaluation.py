@@ -17,8 +17,8 @@ from jaxad.metrics.truth import GroundTruth
 
 Mode = Literal["exact", "ader", "ader_steps"]
 
-_IMAGE_METRICS = {"I-AUROC": auroc, "I-AP": average_precision, "I-F1max": f1_max}
-_PIXEL_METRICS = {"P-AUROC": auroc, "P-AP": average_precision, "P-F1max": f1_max, "AUPRO": aupro}
+IMAGE_METRICS = {"I-AUROC": auroc, "I-AP": average_precision, "I-F1max": f1_max}
+PIXEL_METRICS = {"P-AUROC": auroc, "P-AP": average_precision, "P-F1max": f1_max, "AUPRO": aupro}
 _ADER_NAMES = {
     "I-AUROC": "mAUROC_sp_max",
     "I-AP": "mAP_sp_max",
@@ -73,10 +73,10 @@ def compute(
     _check(name, maps, scores, truth)
     if mode == "exact":
         labels = truth.labels
-        result = _all(_IMAGE_METRICS, rank_images(scores, labels))
+        result = _all(IMAGE_METRICS, rank_images(scores, labels))
         ranking = rank_pixels(maps, truth) if pixel_ranking is None else pixel_ranking
         if ranking is not None:
-            result |= _all(_PIXEL_METRICS, ranking)
+            result |= _all(PIXEL_METRICS, ranking)
     else:
         labels = ader.image_labels(truth)
         values = ader.image_metrics(maps, truth, pooling=pooling)

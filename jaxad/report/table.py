@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
+from jaxad.metrics import IMAGE_METRICS, PIXEL_METRICS
 from jaxad.report.category import CategoryResult
 from jaxad.report.published import Published
 
-METRICS = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO")
+METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 _MODES = {
     "exact": "exact: every distinct score is a threshold, all pixels count, AUPRO up to a false positive rate of 0.3",
     "ader": "ader: approximations of ADer's benchmark evaluator (50 strips), the ones behind MIRAD's tables",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,8 +64,16 @@ def follow(page: str, root: Path) -> set[str]:
     return changed
 
 
+def new_files(page: str) -> set[str]:
+    """The files that a page has its reader write."""
+    parts = FENCE.split(page)
+    heads = [OF_A_BLOCK.findall(prose.rstrip().splitlines()[-1])[-1] for prose in parts[:-1:2]]
+    lines = [found["file"] for prose in parts[::2] for found in EDIT.finditer(prose) if found["line"]]
+    return {name for how, name in heads if how == "In"} | set(lines)
+
+
 def _create(path: Path, text: str) -> None:
-    assert not path.exists(), f"the page tells to write {path.name}, which is there already"
+    assert not path.exists(), f"the page says to write {path.name}, which exists already"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -103,7 +112,7 @@ def execute(page: str, root: Path, **words: Path) -> str:
 
 def start(arguments: list[str], root: Path) -> str:
     settings = {"PYTHONPATH": str(root), "TFDS_DATA_DIR": str(root / "prepared"), "HF_HUB_OFFLINE": "1"}
-    command, environment = [sys.executable, *arguments], runs.environment(**settings)
+    command, environment = [sys.executable, *arguments], runs.environment(1, **settings)
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
@@ -191,7 +200,7 @@ def test_a_data_set_is_prepared_read_and_trained_on(copy, tmp_path):
     assert result["metrics"]["I-AUROC"] == 1 and result["metrics"]["AUPRO"] > 0.5
 
     stored = copy / "prepared" / "kolektor_sdd" / "kolektor_sdd" / "1.0.0"
-    splits = tfds.builder_from_directory(stored).as_data_source()
+    splits: Any = tfds.builder_from_directory(stored).as_data_source()
     assert {name: len(split) for name, split in splits.items()} == {"train": 22 - 4 - 3 + 1, "test": 4 + 3 - 1}
     for example in splits["test"]:
         raw = tmp_path / "raw" / "KolektorSDD" / example["image_id"].decode()

@@ -1,7 +1,8 @@
-"""What the golden tests of several methods share."""
+"""What the tests of several methods share."""
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import flax
@@ -83,3 +84,36 @@ def run_fit(stage: Fit, variables: Variables, batches: list[dict], examples: int
     for step, batch in enumerate(batches):
         carry = update(variables, carry, batch, jnp.int32(step))
     return stage.finish(variables, carry, examples, key)
+
+
+def products(function: Callable, *arguments) -> set[str]:
+    """The types of the matrix products and convolutions that a function computes: "f32", "bf16"."""
+    written = str(jax.make_jaxpr(function)(*arguments))
+    return set(re.findall(r":(\w+)\[[\d,]*\] = (?:dot_general|conv_general_dilated)\[", written))
+
+
+def check_bfloat16(small: Callable[[str], Method], variables, image) -> None:
+    """Raises AssertionError unless a method computes in its `dtype` and all that it keeps and returns is float32.
+
+    Args:
+      small: `dtype` -> the method, which has one stage, on features.
+    """
+    features, losses, maps = {}, {}, {}
+    for dtype, short in (("float32", "f32"), ("bfloat16", "bf16")):
+        method: Any = small(dtype)
+        (stage,) = method.stages()
+        features[dtype] = jax.jit(stage.features)(variables, {"image": image})
+        batch, key = {"features": features["float32"]}, jax.random.key(2)
+        after, (entry,) = run_steps(stage, variables, [batch], [key])
+        prediction = jax.jit(method.predict)(after, {"image": image})
+        types = products(stage.loss, variables, batch, key)
+        assert short in types and types <= {short, "f32"}  # a last layer may be wide, so that scores do not tie
+        assert {leaf.dtype for leaf in jax.tree.leaves((features, after, prediction))} == {jnp.dtype("float32")}
+        assert jax.tree.structure(after) == jax.tree.structure(variables)
+        losses[dtype] = [entry[name] for name in sorted(entry) if name.startswith("loss")]
+        assert {loss.dtype for loss in losses[dtype]} == {np.dtype("float32")}
+        maps[dtype] = prediction.map
+    for half, single in zip(*(jax.tree.leaves(features[dtype]) for dtype in ("bfloat16", "float32")), strict=True):
+        assert np.any(half != single)
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
+    np.testing.assert_allclose(maps["bfloat16"], maps["float32"], atol=0.02)

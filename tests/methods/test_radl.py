@@ -15,8 +15,8 @@ from jaxad.methods.radl import RADL, hce_loss
 from jaxad.nn.scoring import anomaly_map, largest
 from jaxad.trees import split_by_path
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, make, nhwc, run_steps
-from tests.methods.test_simplenet import SMALL, check_bfloat16, patches_of, trained_outputs
+from tests.methods.golden import check_all, check_bfloat16, make, nhwc, run_steps
+from tests.methods.test_simplenet import SMALL, patches_of, trained_outputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,7 @@ from jaxad.nn.torch_layout import to_state_dict
 from jaxad.trees import inside, split_by_path
 from tests import runs
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, make, nhwc, run_steps
-from tests.methods.test_simplenet import check_bfloat16
+from tests.methods.golden import check_all, check_bfloat16, make, nhwc, run_steps
 
 ADER, OFFICIAL, LITE = (config_rd.get_config(f"magnetic_tile{variant}") for variant in ("", ",official", ",lite"))
 
@@ -200,6 +199,7 @@ def first_step(count: int):
 
 def compare_one_and_eight_devices() -> None:
     """Runs where there are eight."""
+    sharding.use_compilation_cache()
     assert jax.device_count() == 8
     with jax.enable_x64(True):  # Adam's first step blows float32's rounding of small gradients up to a whole step
         one, eight = first_step(1), first_step(8)
@@ -218,7 +218,13 @@ def test_batch_norm_sees_the_whole_batch_on_eight_devices():
 
 @pytest.mark.slow
 def test_bfloat16_is_the_type_of_the_computation_and_of_nothing_else(started):
-    check_bfloat16(small, started, jax.random.normal(jax.random.key(1), (2, 64, 64, 3)))
+    image, method = jax.random.normal(jax.random.key(1), (2, 64, 64, 3)), small("bfloat16")
+    check_bfloat16(small, started, image)
+
+    def student(variables, image):
+        return method.rebuild(variables, list(method.features(variables, {"image": image}).values()))
+
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(student, started, image))} == {jnp.dtype("float32")}
 
 
 def test_the_teacher_has_neither_gradient_nor_optimizer_state():

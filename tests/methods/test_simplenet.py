@@ -1,8 +1,7 @@
 """SimpleNet against the benchmark's and the official code, and its stage by itself."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,13 +13,12 @@ import pytest
 from configs import simplenet as config_simplenet
 from jaxad.backbones.frozen import FrozenBackbone, PatchFeatures
 from jaxad.errors import UserError
-from jaxad.method import Method
 from jaxad.methods import simplenet
 from jaxad.methods.simplenet import CANCELLED_BIASES, SimpleNet, hinge_loss
 from jaxad.nn.scoring import anomaly_map, largest
 from jaxad.trees import split_by_path
 from tests.golden.load import Case, cases, load
-from tests.methods.golden import check_all, make, nhwc, run_steps
+from tests.methods.golden import check_all, check_bfloat16, make, nhwc, run_steps
 
 ADER, OFFICIAL = (config_simplenet.get_config(f"magnetic_tile{variant}") for variant in ("", ",official"))
 
@@ -222,38 +220,6 @@ def test_hinge_loss_is_zero_beyond_the_margin():
     true, fake = jnp.array([0.6, 0.5, 0.0]), jnp.array([-0.6, 0.5])
     np.testing.assert_allclose(hinge_loss(true, fake, 0.5), (0.5 / 3, 0.5))
     np.testing.assert_allclose(small(margin=0.7).loss_terms(true, fake), (1.0 / 3, 0.65), rtol=1e-6)
-
-
-def products(function: Callable, *arguments) -> set[str]:
-    """The types of the matrix products and convolutions that a function computes: "f32", "bf16"."""
-    written = str(jax.make_jaxpr(function)(*arguments))
-    return set(re.findall(r":(\w+)\[[\d,]*\] = (?:dot_general|conv_general_dilated)\[", written))
-
-
-def check_bfloat16(small: Callable[[str], Method], variables, image) -> None:
-    """Raises AssertionError unless a method computes in its `dtype` and all that it keeps and returns is float32.
-
-    Args:
-      small: `dtype` -> the method, which has one stage, on features.
-    """
-    features, losses, maps = {}, {}, {}
-    for dtype, short in (("float32", "f32"), ("bfloat16", "bf16")):
-        method: Any = small(dtype)
-        (stage,) = method.stages()
-        features[dtype] = jax.jit(stage.features)(variables, {"image": image})
-        batch, key = {"features": features["float32"]}, jax.random.key(2)
-        after, (entry,) = run_steps(stage, variables, [batch], [key])
-        prediction = jax.jit(method.predict)(after, {"image": image})
-        assert products(stage.loss, variables, batch, key) == {short}
-        assert {leaf.dtype for leaf in jax.tree.leaves((features, after, prediction))} == {jnp.dtype("float32")}
-        assert jax.tree.structure(after) == jax.tree.structure(variables)
-        losses[dtype] = [entry[name] for name in sorted(entry) if name.startswith("loss")]
-        assert {loss.dtype for loss in losses[dtype]} == {np.dtype("float32")}
-        maps[dtype] = prediction.map
-    for half, single in zip(*(jax.tree.leaves(features[dtype]) for dtype in ("bfloat16", "float32")), strict=True):
-        assert np.any(half != single)
-    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
-    np.testing.assert_allclose(maps["bfloat16"], maps["float32"], atol=0.02)
 
 
 def test_bfloat16_is_the_type_of_the_computation_and_of_nothing_else(started):
