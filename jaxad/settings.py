@@ -165,8 +165,8 @@ def number(
     value: Any = setting(config, field)
     if value is None and optional:
         return None
-    is_number = type(value) is int or (type(value) is float and not whole)
-    if is_number and value is not None and math.isfinite(value) and low <= value <= high and not (above and value == low):
+    is_number = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
+    if is_number and value is not None and low <= value <= high and not (above and value == low):
         return value
     lower = f" {'above' if above else 'of at least'} {low:g}" * (low != float("-inf"))
     upper = f"{' and' * bool(lower)} {'at most' if lower else 'of at most'} {high:g}" * (high != float("inf"))

@@ -123,7 +123,7 @@ class _Photographs:
         except Exception as error:  # TFDS and ArrayRecord have errors of their own for damaged files
             raise UserError(
                 f"prepared data in {self._folder} is damaged ({type(error).__name__}: {error}): "
-                "delete that folder, it is then prepared again"
+                "delete that folder, and it is prepared again"
             ) from error
 
 

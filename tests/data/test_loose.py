@@ -15,13 +15,13 @@ def test_images_of_a_folder_are_found_below_it_in_order(tmp_path, caplog):
     photograph(tmp_path / ".hidden" / "x.png")
     (tmp_path / "notes.txt").write_text("not a photograph")
     assert image_files(tmp_path) == want
-    assert "skipped 1 files that are no images" in caplog.text
+    assert "skipped 1 files that are not images" in caplog.text
     assert image_files(want[0]) == [want[0]]
 
 
 def test_nothing_to_predict_is_an_error_that_names_the_path(tmp_path):
     (tmp_path / "notes.txt").write_text("not a photograph")
-    with pytest.raises(UserError, match=r"notes\.txt, which is no image"):
+    with pytest.raises(UserError, match=r"notes\.txt, which is not an image"):
         image_files(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="holds no image"):
         image_files(tmp_path)

@@ -6,14 +6,25 @@ import numpy as np
 import pytest
 
 from jaxad.errors import UserError
-from jaxad.metrics import GroundTruth, compute, curves, overlap_profile, rank_images, rank_pixels, regions, truth
+from jaxad.metrics import (
+    IMAGE_METRICS,
+    PIXEL_METRICS,
+    GroundTruth,
+    compute,
+    curves,
+    overlap_profile,
+    rank_images,
+    rank_pixels,
+    regions,
+    truth,
+)
 
 ADERS = (["I-AUROC", "I-AP", "I-F1max"], ["P-AUROC", "P-AP", "P-F1max", "AUPRO"])  # of images, of pixels
 
 
 def names(mode: str) -> tuple[list[str], list[str]]:
     """The metrics of images and of pixels that a mode has."""
-    return (list(metrics.IMAGE_METRICS), list(metrics.PIXEL_METRICS)) if mode == "exact" else ADERS
+    return (list(IMAGE_METRICS), list(PIXEL_METRICS)) if mode == "exact" else ADERS
 
 
 IMAGE, PIXEL = names("exact")
@@ -44,7 +55,7 @@ def no_other_warning():
 @pytest.mark.parametrize("mode", MODES)
 def test_seven_fractions(test_set, mode):
     result = values(*test_set, mode=mode)
-    assert list(result) == sum(names(mode), [])
+    assert list(result) == [*names(mode)[0], *names(mode)[1]]
     assert all(isinstance(value, float) and 0 <= value <= 1 for value in result.values())
 
 
@@ -147,7 +158,7 @@ def test_one_class_is_nan_with_one_warning_that_names_the_category(mode, defecti
     masks = np.full(maps.shape, defective)
     with pytest.warns(RuntimeWarning) as caught:
         result = values(maps, masks, maps.max(axis=(1, 2)), np.full(3, defective), mode=mode, name="bracket")
-    assert list(result) == sum(names(mode), [])
+    assert list(result) == [*names(mode)[0], *names(mode)[1]]
     assert all(np.isnan(value) for value in result.values())
     assert len(caught) == 1
     assert str(caught[0].message).startswith("bracket: I-AUROC, ")
