@@ -1,6 +1,8 @@
 """What holds for the whole test run."""
 
+import ctypes
 import gc
+import sys
 
 import jax
 import pytest
@@ -20,3 +22,5 @@ def freed_memory():
     yield
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # the allocator keeps freed pages otherwise

@@ -1,6 +1,7 @@
 """What the tests of several methods share."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -48,16 +49,17 @@ def check_all(case: Case, outputs: Mapping[str, Any]) -> None:
 def run_steps(
     stage: Train, variables: Variables, batches: list[dict], keys: list[Any], total: int = 1000
 ) -> tuple[Variables, list[dict]]:
-    """The plain loop of a stage of `total` steps: final variables, and per step the loss, its metrics, the gradients by
-    path and the new statistics.
+    """The plain loop of a stage of `total` steps: final variables, and per step the loss, its metrics, the norms of the
+    gradients by path and the new statistics; of the first step the gradients too.
 
     `keys` are whatever the stage's loss takes for a key: the golden tests put stored draws there.
     """
     optimizer = stage.optimizer(total)
     trained, frozen = split_by_path(variables["params"], stage.trainable)
+    trained = jax.tree.map(jnp.copy, trained)  # its buffers are donated
     state = jax.jit(optimizer.init)(trained)
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=(0, 3))
     def step(trained, frozen, statistics, state, batch, key):
         def loss(trained):
             return stage.loss({"params": merge(frozen, trained), "batch_stats": statistics}, batch, key)
@@ -67,13 +69,15 @@ def run_steps(
         trained = jax.tree.map(jnp.add, trained, changes)
         new = updates.get("batch_stats", {})
         by_path = flax.traverse_util.flatten_dict(gradients, sep="/")
-        log = {"loss": value, "gradients": by_path, "statistics": new, **metrics}
+        norms = {path: jnp.linalg.norm(gradient) for path, gradient in by_path.items()}
+        log = {"loss": value, "gradients": by_path, "gradient_norms": norms, "statistics": new, **metrics}
         return trained, merge(statistics, new), state, log
 
     statistics, log = variables["batch_stats"], []
     for batch, key in zip(batches, keys, strict=True):
         trained, statistics, state, entry = step(trained, frozen, statistics, state, batch, key)
-        log.append(jax.device_get(entry))
+        kept = entry if not log else {name: value for name, value in entry.items() if name != "gradients"}
+        log.append(jax.device_get(kept))
     return {"params": merge(frozen, trained), "batch_stats": statistics}, log
 
 

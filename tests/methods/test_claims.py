@@ -18,8 +18,6 @@ from jaxad.experiment import create_method
 from jaxad.models import models_of
 from tests import runs
 
-pytestmark = pytest.mark.slow
-
 UNIAD = {"backbone.taps": ("layer1", "layer2", "layer3"), "model.width": 16, "model.heads": 2, "model.feedforward": 16}
 MUSC = {**runs.SMALL, "backbone.name": "clip_vit_nano14", "backbone.taps": ("block1", "block3"), "input.size": (56, 70)}
 
@@ -33,6 +31,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "musc": MUSC,
 }
 CATEGORIES = ("bolt", "nut")  # a one-class method gets the first
+
+# the tests of a method run in one process, so that they share its undisturbed run
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS]
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("whole", EACH, indirect=True, scope="module")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def prepared(tmp_path_factory):
     return photographs, tmp_path_factory.mktemp("prepared")
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS])
+@pytest.fixture(scope="module")
 def whole(request, prepared, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param)
     run = Whole(request.param, *prepared, workdir, [])

@@ -22,7 +22,7 @@ from jaxad.methods.rd import RD, cosine_distance, distillation_losses, fused_map
 from jaxad.nn.blur import gaussian_blur
 from jaxad.nn.scoring import largest
 from jaxad.nn.torch_layout import to_state_dict
-from jaxad.trees import inside, split_by_path
+from jaxad.trees import inside, split_by_path, under
 from tests import runs
 from tests.golden.load import Case, cases, load
 from tests.methods.golden import check_all, check_bfloat16, make, nhwc, run_steps
@@ -82,11 +82,12 @@ def norm(arrays) -> float:
 
 
 def begun(case: Case, method: RD, dtype: str):
-    """The fixture's variables and the teacher's features, all of `dtype`."""
-    variables = jax.tree.map(lambda x: x.astype(dtype), method.from_torch(case.state_dict))
+    """The student's variables from the fixture and the teacher's features, all of `dtype`."""
+    variables = method.from_torch(case.state_dict)
+    student = under("student", jax.tree.map(lambda x: x.astype(dtype), inside(variables, "student")))
     network = backbones.create(method.teacher.name, method.teacher.taps, dtype=dtype)
-    frozen = inside(variables, "backbone")
-    return variables, jax.jit(network.apply)(frozen, jnp.asarray(nhwc(case.inputs["input"]), dtype))
+    frozen = jax.tree.map(lambda x: x.astype(dtype), inside(variables, "backbone"))
+    return student, jax.jit(network.apply)(frozen, jnp.asarray(nhwc(case.inputs["input"]), dtype))
 
 
 def statistics_outputs(case: Case, step: int, statistics) -> dict:
@@ -115,7 +116,7 @@ def trained_outputs(case: Case) -> dict:
     found |= {
         "loss_per_scale": [log[0][f"loss_stride{stride}"] for stride in rd.STRIDES],
         "losses": [entry["loss"] for entry in log],
-        "grad_total_norm": [norm(entry["gradients"].values()) for entry in log],
+        "grad_total_norm": [norm(entry["gradient_norms"].values()) for entry in log],
         "grad_norm": [norm([gradients[key]]) for key in case.settings["grad_keys"]],
         **{f"grad/{key}": gradient.ravel()[:64] for key, gradient in gradients.items()},
     }

@@ -93,7 +93,10 @@ def norm(arrays: Sequence[Any]) -> float:
 def trained_outputs(log: list[dict], variables, grad_keys: Sequence[str]) -> dict:
     """The fixtures' outputs of a training run."""
     groups = [
-        [norm([g for k, g in e["gradients"].items() if k.startswith(group)]) for group in ("adaptor", "discriminator")]
+        [
+            norm([g for k, g in e["gradient_norms"].items() if k.startswith(group)])
+            for group in ("adaptor", "discriminator")
+        ]
         for e in log
     ]
     head, statistics = variables["params"], variables["batch_stats"]["discriminator"]["norm"]
