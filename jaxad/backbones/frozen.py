@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -13,6 +12,7 @@ from jaxad import backbones
 from jaxad.errors import UserError, did_you_mean
 from jaxad.method import Normalization, Variables
 from jaxad.nn.patches import patch_embedding
+from jaxad.nn.precision import widened
 from jaxad.settings import Dtype, choice, number, setting
 from jaxad.trees import inside, under
 
@@ -70,7 +70,7 @@ class FrozenBackbone:
         """What the taps give, by name, in the order of `taps`."""
         network = backbones.create(self.name, self.taps, dtype=self.dtype, options=dict(self.options))
         taps: Any = network.apply(inside(variables, NAME), image)
-        return {tap: taps[tap].astype(jnp.promote_types(taps[tap].dtype, jnp.float32)) for tap in self.taps}
+        return {tap: widened(taps[tap]) for tap in self.taps}
 
     def from_torch(self, state_dict: Mapping[str, np.ndarray], prefix: str = "") -> Variables:
         """As `init`, from the entries of a PyTorch state dict whose names begin with `prefix`.

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxad.nn.precision import widened
+
 
 class LayerNorm(nn.Module):
     """Normalisation over the last axis, then scale and shift, as `torch.nn.LayerNorm`.
@@ -26,7 +28,7 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
-        wide = _wide(x)
+        wide = widened(x)
         mean = jnp.mean(wide, -1, keepdims=True)
         var = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
         y = (wide - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
@@ -53,7 +55,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (width,), jnp.float32)
 
-        wide = _wide(x)
+        wide = widened(x)
         mean, var = running_mean.value, running_var.value
         if train:
             axes = tuple(range(x.ndim - 1))
@@ -65,8 +67,3 @@ class BatchNorm(nn.Module):
                 running_mean.value += self.momentum * (mean - running_mean.value)
                 running_var.value += self.momentum * (unbiased - running_var.value)
         return ((wide - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(x.dtype)
-
-
-def _wide(x: Array) -> Array:
-    """`x` in float32 or, where it is wider, in its own type."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

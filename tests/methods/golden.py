@@ -47,16 +47,17 @@ def check_all(case: Case, outputs: Mapping[str, Any]) -> None:
 
 
 def run_steps(
-    stage: Train, variables: Variables, batches: list[dict], keys: list[Any], total: int = 1000
+    stage: Train, variables: Variables, batches: list[dict], keys: list[Any], total: int = 1000, donate: bool = False
 ) -> tuple[Variables, list[dict]]:
     """The plain loop of a stage of `total` steps: final variables, and per step the loss, its metrics, the norms of the
     gradients by path and the new statistics; of the first step the gradients too.
 
-    `keys` are whatever the stage's loss takes for a key: the golden tests put stored draws there.
+    `keys` are whatever the stage's loss takes for a key: the golden tests put stored draws there. With `donate` the
+    memory of `variables` is used up.
     """
     optimizer = stage.optimizer(total)
     trained, frozen = split_by_path(variables["params"], stage.trainable)
-    trained = jax.tree.map(jnp.copy, trained)  # its buffers are donated
+    trained = trained if donate else jax.tree.map(jnp.copy, trained)
     state = jax.jit(optimizer.init)(trained)
 
     @functools.partial(jax.jit, donate_argnums=(0, 3))

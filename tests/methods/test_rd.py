@@ -102,7 +102,7 @@ def trained_outputs(case: Case) -> dict:
     variables, features = begun(case, method, str(jnp.zeros(()).dtype))
     (stage,) = method.stages()
     steps = case.settings["steps"]
-    after, log = run_steps(stage, variables, [{"features": features}] * steps, [jax.random.key(0)] * steps)
+    after, log = run_steps(stage, variables, [{"features": features}] * steps, [jax.random.key(0)] * steps, donate=True)
     teacher = [features[tap] for tap in method.teacher.taps]
 
     @jax.jit
