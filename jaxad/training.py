@@ -21,7 +21,14 @@ from tqdm import tqdm
 
 from jaxad import features, sharding
 from jaxad.checkpoint import Checkpoints, Progress, Restored, after
-from jaxad.data.batches import DeviceBatches, PreparedImages, normalise, rows_per_batch, training_iterator
+from jaxad.data.batches import (
+    DeviceBatches,
+    PreparedImages,
+    check_batches,
+    normalise,
+    rows_per_batch,
+    training_iterator,
+)
 from jaxad.errors import NotFiniteError, UserError
 from jaxad.log import MetricLog
 from jaxad.method import WITH_MASKS, Fit, Images, Method, Train, Variables
@@ -126,6 +133,7 @@ class State(NamedTuple):
 def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: Progress) -> tuple[Variables, Progress]:
     """Runs a stage driven by gradients, from `progress` to its end."""
     images = run.images(stage.data, stage.name)
+    check_batches(stage, len(images))
     iterated = stage
     if stage.features is not None:
         every = run.batches(images, progress=f"{stage.name}: features")

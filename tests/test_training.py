@@ -111,6 +111,18 @@ def features(variables, batch):
     return batch["image"][:, 0, 0, 0] * 255
 
 
+def test_a_batch_that_cannot_be_made_is_reported_before_features_are_computed(tmp_path):
+    called = []
+
+    def counted(variables, batch):
+        called.append(batch)
+        return features(variables, batch)
+
+    with pytest.raises(UserError, match="10 training images make no whole batch of 16"):
+        training.run_stages(run(stage(features=counted, batch_size=16, drop_last=True), tmp_path), None)
+    assert not called
+
+
 @pytest.mark.parametrize("budget", [(2.0**20, 0.0), (0.0, 2.0**20), (0.0, 0.0)], ids=["memory", "disk", "none"])
 def test_cached_features_train_as_images_do(tmp_path, budget):
     plain, _ = training.run_stages(run(stage(), tmp_path / "plain"), None)

@@ -115,6 +115,21 @@ def without_truth(item: Item, keep: bool = False) -> Item:
     return item if keep else {name: value for name, value in item.items() if name not in TRUTH}
 
 
+def check_batches(stage: Train, count: int) -> None:
+    """Refuse a stage that cannot make one batch of its `count` images, before anything is computed for it.
+
+    Raises:
+      UserError: no images, a batch size below 1, or not one full batch where incomplete ones are dropped.
+    """
+    if stage.batch_size < 1:
+        raise UserError(f"config.train.batch_size is {stage.batch_size}; expected a positive number")
+    if not stage.steps_per_epoch(count):
+        raise UserError(
+            f"stage {stage.name!r}: {count} training images make no whole batch of {stage.batch_size}: "
+            "set --config.train.batch_size lower"
+        )
+
+
 def training_iterator(stage: Train, images: Images, seed: int, mesh: Mesh) -> Any:
     """This process's part of a stage's batches, read ahead in threads.
 
@@ -123,21 +138,14 @@ def training_iterator(stage: Train, images: Images, seed: int, mesh: Mesh) -> An
       an iterator made with the same arguments, which then goes on with the next batch.
 
     Raises:
-      UserError: no images, a batch size below 1, or not one full batch where incomplete ones are dropped.
+      UserError: as `check_batches`.
     """
-    if stage.batch_size < 1:
-        raise UserError(f"config.train.batch_size is {stage.batch_size}; expected a positive number")
-    per_epoch = stage.steps_per_epoch(len(images))
-    if not per_epoch:
-        raise UserError(
-            f"stage {stage.name!r}: {len(images)} training images make no whole batch of {stage.batch_size}: "
-            "set --config.train.batch_size lower"
-        )
+    check_batches(stage, len(images))
     batches = TrainingBatches(
         images,
         stage.batch_size,
         seed,
-        per_epoch,
+        stage.steps_per_epoch(len(images)),
         stage.total_steps(len(images)),
         sampling=stage.sampling,
         prepare=stage.prepare,
