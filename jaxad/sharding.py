@@ -92,13 +92,44 @@ def set_precision(precision: str) -> None:
     jax.config.update("jax_default_matmul_precision", precision)
 
 
-def gather_rows(rows: np.ndarray, batch: int) -> np.ndarray:
+def part_of(mesh: Mesh) -> tuple[int, int]:
+    """This process's place among the processes that have devices of the mesh, and their number."""
+    owners = sorted({device.process_index for device in mesh.devices.flat})
+    return owners.index(jax.process_index()), len(owners)
+
+
+def leads(mesh: Mesh) -> bool:
+    """Whether this process is the one that writes files and shows progress for the work on this mesh."""
+    return part_of(mesh)[0] == 0
+
+
+def gather_rows(rows: np.ndarray, batch: int, mesh: Mesh) -> np.ndarray:
     """The rows of all processes, each of which read its own part of every batch of `batch` rows, in global order."""
-    if jax.process_count() == 1:
+    if part_of(mesh)[1] == 1:
         return rows
     parts = np.asarray(multihost_utils.process_allgather(rows))
     cut = parts.reshape(len(parts), -1, batch // len(parts), *rows.shape[1:])
     return cut.swapaxes(0, 1).reshape(-1, *rows.shape[1:])
+
+
+def model_meshes(devices_per_model: int) -> list[Mesh]:
+    """The meshes on which this process trains one-class models side by side, each of `devices_per_model` devices.
+
+    With 0, one mesh of all devices of the run, on which all processes work together.
+
+    Raises:
+      UserError: the number does not divide that of the process's devices.
+    """
+    own = jax.local_devices()
+    if not devices_per_model:
+        return [make_mesh()]
+    if devices_per_model < 0 or len(own) % devices_per_model:
+        raise UserError(
+            f"config.mesh.devices_per_model is {devices_per_model}; expected a number that divides the {len(own)} "
+            "devices of a process, or 0 for all devices of the run"
+        )
+    groups = [own[first : first + devices_per_model] for first in range(0, len(own), devices_per_model)]
+    return [make_mesh(devices=group) for group in groups]
 
 
 def make_mesh(model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -211,7 +242,14 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
-def wait_for_all(name: str) -> None:
-    """Returns once every process has got here."""
-    if jax.process_count() > 1:
+def wait_for_all(name: str, mesh: Mesh | None = None) -> None:
+    """Returns once every process has got here; with a mesh, every process that has devices of it."""
+    if jax.process_count() > 1 and (mesh is None or part_of(mesh)[1] > 1):
         multihost_utils.sync_global_devices(name)
+
+
+def agree(mesh: Mesh, *numbers: int) -> tuple[int, ...]:
+    """The largest of each number over the processes that have devices of the mesh; all of them must call it."""
+    if part_of(mesh)[1] == 1:
+        return numbers
+    return tuple(int(n) for n in np.asarray(multihost_utils.process_allgather(np.array(numbers))).max(0))
