@@ -21,9 +21,10 @@ import jax
 
 from jaxad import experiment, sharding
 from jaxad.config import FREE_FIELDS, Config, check_field, fields, plain, replace_field
-from jaxad.errors import UserError, did_you_mean
+from jaxad.errors import UserError, did_you_mean, shown
 from jaxad.report import sensitivity
 from jaxad.report.overlaps import read_overlaps
+from jaxad.settings import Text, checked, setting
 from jaxad.workdir import check_config, evaluation_folder, folder_name, open_workdir
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
       UserError: anything the user can correct; an error in a cell's fields or data names the cell, before anything is
         trained.
     """
+    check_table(config)
     workdir = open_workdir(workdir)
     chosen, figures = cells_of(config), figures_of(config)
     folders = model_folders(chosen, config)
@@ -95,6 +97,23 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
     return table
 
 
+def check_table(config: Config) -> None:
+    """Checks that `config.benchmark` has its fields, and that its figures are named.
+
+    Raises:
+      UserError: a field is missing or of another type; the message names it.
+    """
+    for field in ("benchmark.title", "benchmark.only"):
+        checked(config, field, Text)
+    for field in ("benchmark.cells", "benchmark.figures"):
+        rows = setting(config, field)
+        if not isinstance(rows, tuple) or not all(isinstance(row, Mapping) for row in rows):
+            raise UserError(f"config.{field} is {shown(rows)}; expected a tuple of dicts")
+    for figure in config.benchmark.figures:
+        if not figure.get("name"):
+            raise UserError(f"config.benchmark.figures has {shown(figure)}; expected a dict with a name")
+
+
 def cells_of(config: Config) -> list[Cell]:
     """The cells that `config.benchmark` asks for, each with its complete config.
 
@@ -107,8 +126,7 @@ def cells_of(config: Config) -> list[Cell]:
     cells = []
     for place, cell in enumerate(config.benchmark.cells):
         name = cell.get("name") or f"number {place}"
-        unknown = [key for key in cell if key not in _KEYS]
-        if unknown or not cell.get("name"):
+        if set(cell) != set(_KEYS) or not cell["name"]:
             raise UserError(
                 f"cell {name!r} of the benchmark: expected a name and {', '.join(_KEYS[1:])}; found {list(cell)}"
             )

@@ -4,14 +4,17 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from jaxad.errors import UserError, did_you_mean
+from jaxad.errors import UserError, did_you_mean, in_one_line, shown
+
+T = TypeVar("T")
 
 Config = Any  # an ml_collections.ConfigDict: its fields are known at run time only
 
@@ -32,10 +35,13 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
       overrides: field -> value, {"train.batch_size": 4}.
 
     Raises:
-      UserError: there is no such file or field, a value has another type, or the argument is refused.
+      UserError: there is no such file or field, the file cannot be loaded or gives no config, a value has another type,
+        or the argument is refused.
     """
     name, _, argument = spec.partition(":")
     path = Path(name)
+    if path.exists() and not (path.is_file() and path.suffix == ".py"):
+        raise UserError(f"{name} is not a Python file; expected a file NAME.py with get_config(argument) -> ConfigDict")
     if not path.is_file():
         if found := split_variant(path):
             file, variant = found
@@ -43,11 +49,17 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
             raise UserError(f"there is no config file {name}: {variant} is a variant of {file}; expected {wanted}")
         known = [str(path.parent / file.name) for file in path.parent.glob("*.py")]
         raise UserError(f"there is no config file {name}.{did_you_mean(name, known)}")
-    module = _load(path)
-    if not hasattr(module, "get_config"):
+    get_config = getattr(_load(path), "get_config", None)
+    if not callable(get_config):
         raise UserError(f"{name} defines no get_config; expected get_config(argument) -> ConfigDict in a config file")
-    config = module.get_config(argument) if argument else module.get_config()
-    config.lock()
+    config = _run_file(path, get_config, *[argument] * bool(argument))
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{name}: get_config returned {shown(config)}; expected an ml_collections.ConfigDict: does it end with a "
+            "return statement?"
+        )
+    _run_file(path, config.lock)
+    _run_file(path, fields, config)
     for field, value in (overrides or {}).items():
         check_field(config, field)
         replace_field(config, field, value)
@@ -75,8 +87,29 @@ def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    _run_file(path, spec.loader.exec_module, module)
     return module
+
+
+def _run_file(path: Path, call: Callable[..., T], *arguments: Any) -> T:
+    """What `call`, which is the config file's or runs it, returns.
+
+    Raises:
+      UserError: what it raises, on one line, with the line of the file.
+    """
+    try:
+        return call(*arguments)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the file may hold any program
+        reason, file, line = f"{type(error).__name__}: {in_one_line(error)}", str(path), None
+        if isinstance(error, SyntaxError):
+            reason, file, line = f"{type(error).__name__}: {error.msg}", error.filename or file, error.lineno
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((frame.lineno for frame in frames[::-1] if Path(frame.filename) == path.absolute()), None)
+        where = f"{file}, line {line}" if line else file
+        raise UserError(f"the config file {where} cannot be loaded: {reason}; mend the file") from error
 
 
 def _categories(argument: str) -> str:
@@ -121,35 +154,54 @@ def replace_field(config: Config, field: str, value: Any) -> None:
         node[leaf] = value
     except TypeError as error:
         raise UserError(
-            f"config.{field} = {value!r}: expected {type(node[leaf]).__name__}, like {node[leaf]!r}"
+            f"config.{field} = {shown(value)}: expected {type(node[leaf]).__name__}, like {node[leaf]!r}"
         ) from error
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Checks `--config=FILE` and `--config.FIELD=VALUE` before absl does, so that mistakes get one clear line.
+def checked_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line with `--config=FILE` and `--config.FIELD=VALUE` checked before absl does, so that mistakes get
+    one clear line. Of a field that is given twice the last value stays: ml_collections would join two tuples.
 
     Raises:
       UserError: there is no such file or field, or the file refuses its argument.
     """
-    spec = None
-    for i, argument in enumerate(arguments):
-        if match := re.match(r"--?config(?:=(.*))?$", argument):
-            spec = (
-                match.group(1) if match.group(1) is not None else (arguments[i + 1] if i + 1 < len(arguments) else None)
-            )
-    if spec is None:
-        return
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    specs = [place for place in range(end) if re.match(r"--?config(=|$)", arguments[place])]
+    if not specs:
+        return list(arguments)
+    if len(specs) > 1:
+        raise UserError("--config is given twice; expected one config file")
+    _, equals, spec = arguments[specs[0]].partition("=")
+    if not equals:
+        spec = arguments[specs[0] + 1] if specs[0] + 1 < end else ""
+    if not spec:
+        raise UserError("--config has no value; expected --config=FILE.py:ARGUMENT")
     config = load_config(spec)
-    for argument in arguments:
-        if match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
-            check_field(config, re.sub(r"\[.*$", "", match.group(1)))
+    known, places = fields(config), {}
+    for place in range(end):
+        if found := re.match(r"--?(?:no)?config\.([^=]+)(=?)", arguments[place]):
+            field = found[1]
+            name, bracket, _ = field.partition("[")
+            check_field(config, name)
+            if bracket:
+                raise UserError(f"--config.{field}: expected the whole value, as in --config.{name}={known[name]}")
+            if isinstance(known[name], tuple) and found[2] and arguments[place].partition("=")[2].lstrip()[:1] == "{":
+                raise UserError(f"--config.{name} is a set or a dict; expected values in order, as in {known[name]}")
+            apart = not found[2] and not isinstance(known[name], bool)  # --config.FIELD VALUE
+            places.setdefault(name, []).append(range(place, place + 1 + apart))
+    replaced = {place for given in places.values() for one in given[:-1] for place in one}
+    return [argument for place, argument in enumerate(arguments) if place not in replaced]
 
 
 def define_config_flag(name: str, help_string: str):
     """The `--config` flag of ml_collections: its value is the file, and `--config.FIELD=VALUE` replaces fields."""
+    from absl import flags
     from ml_collections import config_flags
 
-    return config_flags.DEFINE_config_file(name, None, help_string, lock_config=True)
+    holder = config_flags.DEFINE_config_file(name, None, help_string, lock_config=True)
+    # config files are loaded in one place, whose errors are for users
+    flags.FLAGS[name].parser.parse = load_config  # pyright: ignore[reportAttributeAccessIssue]
+    return holder
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> list[str]:

@@ -24,9 +24,24 @@ class NotFiniteError(UserError):
         )
 
 
+def shown(value: object, longest: int = 120) -> str:
+    """The value as in Python, cut where it is long: for messages."""
+    try:
+        text = repr(value)
+    except Exception as error:  # whole numbers of many thousand digits, objects of others
+        text = f"{type(value).__name__} ({type(error).__name__})"
+    return text if len(text) <= longest else f"{text[: longest - 20]}... ({len(text)} characters)"
+
+
+def in_one_line(error: BaseException, longest: int = 300) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def did_you_mean(name: str, known) -> str:
     """The names in `known` close to `name`, as the end of a message: " Did you mean 'a' or 'b'?"; "" if none is."""
     import difflib
 
-    near = difflib.get_close_matches(name, [str(k) for k in known], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:200], [str(k) for k in known], n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

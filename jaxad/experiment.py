@@ -13,6 +13,7 @@ import jax
 import jaxad.methods
 from jaxad import metrics, report, sharding
 from jaxad.calibration import check_rate
+from jaxad.common_settings import check_common
 from jaxad.config import Config
 from jaxad.data import corruptions, geometry, preparation
 from jaxad.errors import UserError, did_you_mean
@@ -20,12 +21,10 @@ from jaxad.method import Method
 from jaxad.model_run import ModelRun
 from jaxad.models import PROTOCOLS, models_of
 from jaxad.report.run import published_results, write_report
-from jaxad.settings import Dtype, choice, number
+from jaxad.settings import choice
 from jaxad.workdir import evaluation_folder, open_workdir
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("highest", "high", "default")
 
 
 def describe_devices() -> None:
@@ -107,13 +106,10 @@ def check_settings(config: Config) -> None:
     """
     if "benchmark" in config:
         raise UserError("the config is a benchmark's: run it with jaxad.benchmark.run, or python -m jaxad.main")
+    check_common(config)
     choice(config, "protocol", PROTOCOLS)
-    choice(config, "precision", PRECISIONS)
-    choice(config, "dtype", get_args(Dtype))
     choice(config, "evaluation.metrics", get_args(metrics.Mode))
-    for field in ("evaluation.batch_size", "checkpoint.every_steps", "checkpoint.keep_last", "log.every_steps"):
-        number(config, field, 1, whole=True)
-    number(config, "evaluation.every_epochs", 0, whole=True)
+    choice(config, "checkpoint.keep_best", ("", *metrics.IMAGE_METRICS, *metrics.PIXEL_METRICS))
     check_rate(config.threshold.false_alarm_rate)
     corruptions.parse(config.evaluation.corruptions)
     if shared := set(config.auxiliary.name.split("+")) & set(config.dataset.name.split("+")):

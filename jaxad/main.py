@@ -9,8 +9,8 @@ import warnings
 
 from absl import app, flags
 
-from jaxad.config import check_arguments, define_config_flag
-from jaxad.errors import UserError
+from jaxad.config import checked_arguments, define_config_flag
+from jaxad.errors import UserError, in_one_line
 from jaxad.log import with_model
 
 MODES = ("train_and_evaluate", "train", "evaluate", "predict")
@@ -81,12 +81,12 @@ def run() -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """Parses with absl, whose errors become UserErrors."""
-    check_arguments(arguments)
+    """Parses with absl, whose errors become UserErrors, as do those of Python's parser of values."""
     try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+        whole = flags.FLAGS.read_flags_from_files(arguments, force_gnu=False)
+        return flags.FLAGS(checked_arguments(whole))
+    except (flags.Error, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(in_one_line(error)) from error
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ def test_a_cell_that_cannot_run_is_refused_before_anything_is_trained(
         ({"name": "a/b"}, "a unique name"),
         ({"against": "cleen"}, "no cell 'cleen' .*Did you mean 'clean'"),
         ({"figure": "sevrity"}, "no figure 'sevrity'"),
+        ({"name": ""}, "expected a name and labels, set, figure, against"),
         ({"sets": {}}, "expected a name"),
     ],
 )
@@ -166,6 +167,23 @@ def test_a_wrongly_described_cell_is_refused(change, message, photographs, data_
     settings.benchmark.cells = (*others, {**last, **change})
     with pytest.raises(jaxad.UserError, match=message):
         benchmark.cells_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("cells", ("clean",), r"config\.benchmark\.cells is \('clean',\); expected a tuple of dicts"),
+        ("cells", 3, r"config\.benchmark\.cells is 3; expected a tuple of dicts"),
+        ("figures", ({"title": "no name"},), r"config\.benchmark\.figures has .*expected a dict with a name"),
+        ("only", 3, r"config\.benchmark\.only is 3; expected a text"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(field, value, message, photographs, data_dir, tmp_path):
+    settings = config(photographs, data_dir)
+    with settings.ignore_type():
+        settings.benchmark[field] = value
+    with pytest.raises(jaxad.UserError, match=message):
+        benchmark.run(settings, tmp_path)
 
 
 def test_settings_that_read_the_same_as_folder_names_get_different_folders(photographs, data_dir):

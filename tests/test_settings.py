@@ -13,7 +13,7 @@ from jaxad.errors import UserError
 from jaxad.experiment import create_method
 from jaxad.methods.radl import RADL
 from jaxad.methods.simplenet import SimpleNet
-from jaxad.settings import Count, NonNegative, Positive, Share, Whole, Within, choice, number, read, setting
+from jaxad.settings import Count, Name, NonNegative, Positive, Share, Size, Whole, Within, choice, number, read, setting
 
 NAN, INFINITY = float("nan"), float("inf")
 Kind = Literal["flattened", "pixel"]
@@ -140,6 +140,20 @@ REFUSED = [
     (tuple[str, ...], ("a", 1), "config.model.x[1] is 1; expected a text"),
     (tuple[optional(Count), ...], (None, 0), "config.model.x[1] is 0; expected a whole number of at least 1, or None"),
     (tuple[tuple[Count, Count], ...], ((1, 2), (3, 0)), "config.model.x[1][1] is 0; expected a whole number of at le"),
+    (
+        int,
+        2**31,
+        "config.model.x is 2147483648; expected a whole number of at least -2147483647 and at most 2147483647",
+    ),
+    (Count, 10**12, "config.model.x is 1000000000000; expected a whole number of at least 1 and at most 2147483647"),
+    (Size, 65537, "config.model.x is 65537; expected a whole number of at least 1 and at most 65536"),
+    (Name, "n" * 201, "config.model.x is 'nnnnn"),
+    (Name, None, "config.model.x is None; expected a text of at most 200 bytes"),
+    (
+        optional(Name),
+        5,
+        "config.model.x is 5; expected a text of at most 200 bytes, without control characters, or None",
+    ),
     (optional(tuple[Count, ...]), (0,), "config.model.x[0] is 0; expected a whole number of at least 1"),
 ]
 

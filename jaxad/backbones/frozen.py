@@ -13,7 +13,7 @@ from jaxad.errors import UserError, did_you_mean
 from jaxad.method import Normalization, Variables
 from jaxad.nn.patches import patch_embedding
 from jaxad.nn.precision import widened
-from jaxad.settings import Dtype, choice, number, setting
+from jaxad.settings import Dtype, Name, Size, Text, checked, choice, setting
 from jaxad.trees import inside, under
 
 NAME = "backbone"  # of the network's arrays in every collection
@@ -93,15 +93,16 @@ def frozen_backbone(config: ConfigDict, also: tuple[str, ...] = (), **options: A
       UserError: an unknown network, tap or dtype.
     """
     name = choice(config, "backbone.name", backbones.names())
-    taps, known = setting(config, "backbone.taps"), tuple(backbones.channels(name))
+    known = tuple(backbones.channels(name))
+    if setting(config, "backbone.taps") == ():
+        raise UserError(f"config.backbone.taps is empty; {name} has {', '.join(known)}")
+    taps = checked(config, "backbone.taps", tuple[Name, ...])
     for tap in taps:
         if tap not in known:
             near = did_you_mean(tap, known)
             raise UserError(f"config.backbone.taps has {tap!r}; {name} has {', '.join(known)}.{near}")
-    if not taps:
-        raise UserError(f"config.backbone.taps is empty; {name} has {', '.join(known)}")
     dtype = choice(config, "dtype", get_args(Dtype))
-    weights = setting(config, "backbone.weights")
+    weights = checked(config, "backbone.weights", Text)
     return FrozenBackbone(name, weights, (*taps, *also), dtype, tuple(sorted(options.items())))
 
 
@@ -133,7 +134,7 @@ def patch_features(config: ConfigDict) -> PatchFeatures:
     Raises:
       UserError: as `frozen_backbone`, or one of the two lengths is None and the other is not.
     """
-    dims = [number(config, f"model.{name}", 1, whole=True, optional=True) for name in ("pretrain_dim", "target_dim")]
+    dims = [checked(config, f"model.{name}", Size | None) for name in ("pretrain_dim", "target_dim")]
     if (dims[0] is None) != (dims[1] is None):
         raise UserError(
             f"config.model.pretrain_dim is {dims[0]}, config.model.target_dim {dims[1]}; "

@@ -31,6 +31,7 @@ the same from one severity to the next. Photographs of monochrome cameras (equal
 
 import io
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def parse(text: str) -> tuple[Corruption, ...]:
             )
         if kind in corruptions:
             raise UserError(f"config.evaluation.corruptions is {text!r}: it has {kind} twice; leave one out")
-        corruptions[kind] = Corruption(kind, int(severity) if severity.isdecimal() else 0)
+        corruptions[kind] = Corruption(kind, int(severity) if re.fullmatch(r"\d{1,3}", severity) else 0)
     return tuple(corruptions[kind] for kind in KINDS if kind in corruptions)
 
 

@@ -29,7 +29,7 @@ from jaxad.errors import UserError
 from jaxad.method import Batch, Batches, Method, Normalization, Prediction, Stage, Variables
 from jaxad.nn.mutual_scoring import Precision, deal, image_layer_norm, least_images, mutual_scores, rescore, upsampled
 from jaxad.nn.scoring import largest
-from jaxad.settings import Count, NonNegative, Whole, choice, read, setting
+from jaxad.settings import Count, NonNegative, Seed, Size, Whole, choice, read, setting
 
 
 class ImageSet(NamedTuple):
@@ -73,12 +73,12 @@ class MuSc(Method):
     """
 
     backbone: FrozenBackbone
-    r_list: tuple[Count, ...]
+    r_list: tuple[Size, ...]
     interval: tuple[NonNegative, NonNegative]
     rscin_k: tuple[Whole, ...]
     divide_num: Count
     stratify: bool
-    seed: Whole
+    seed: Seed
     precision: Precision
 
     no_threshold = "MuSc scores the images of a set against each other"

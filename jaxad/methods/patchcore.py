@@ -29,7 +29,7 @@ from jaxad.method import Batch, Fit, Method, Normalization, Prediction, Variable
 from jaxad.nn.coreset import k_center_greedy, mean_distances, projection, total_distances
 from jaxad.nn.neighbours import nearest, squared_norms
 from jaxad.nn.scoring import anomaly_map, largest
-from jaxad.settings import Count, Within, read, setting
+from jaxad.settings import Count, Size, Within, read, setting
 
 BANK_MULTIPLE = 256  # the bank is padded to a multiple of this many rows, so that devices can share it
 
@@ -60,7 +60,7 @@ class PatchCore(Method):
     input_size: tuple[int, int]
     coreset: Literal["approximate", "greedy", "anomalib", "random", "identity"]
     coreset_ratio: Annotated[float, Within(0, 1, above=True)]
-    projection_dim: Count | None
+    projection_dim: Size | None
     starts: Count
     neighbours: Count
     distance: Literal["squared", "plain"]

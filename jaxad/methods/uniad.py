@@ -34,7 +34,7 @@ from jaxad.nn.scoring import largest
 from jaxad.nn.torch_layout import from_state_dict
 from jaxad.nn.transformer import EncoderLayer, LearnedPosition, PostNormLayer, linear, neighbour_mask, sine_position
 from jaxad.optimizers import adamw, clip_by_global_norm, matrices, step_decay
-from jaxad.settings import Count, Dtype, NonNegative, Positive, Share, Whole, Within, read, setting
+from jaxad.settings import Count, Dtype, NonNegative, Positive, Share, Size, Whole, Within, read, setting
 from jaxad.trees import inside, merge, under
 
 
@@ -113,11 +113,11 @@ class UniAD(Method):
     backbone: FrozenBackbone
     input_size: tuple[int, int]
     neighbor_size: Whole | None
-    width: Count
-    heads: Count
-    encoder_layers: Count
-    decoder_layers: Count
-    feedforward: Count
+    width: Size
+    heads: Size
+    encoder_layers: Size
+    decoder_layers: Size
+    feedforward: Size
     dropout: Annotated[float, Within(0, 0.99)]
     position: Literal["learned", "sine"]
     jitter_scale: NonNegative

@@ -298,3 +298,8 @@ def test_severity_means_the_same_for_small_and_large_photographs():
             small = [np.asarray(Image.fromarray(a).resize((100, 100), Image.Resampling.BOX)) for a in (image, changed)]
             shares.append(distance(*small))
         assert 0.6 < shares[0] / shares[1] < 1.6, (kind, shares)
+
+
+def test_a_severity_of_thousands_of_digits_is_refused_in_one_line():
+    with pytest.raises(UserError, match="severity of noise is 0; expected 1 to 5"):
+        parse("noise:" + "9" * 5000)
