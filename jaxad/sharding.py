@@ -68,6 +68,12 @@ def _in_cluster() -> bool:
     )
 
 
+def processes_of_this_host() -> int:
+    """How many processes of the run share this machine, as far as is known: all of a local launch, else this one."""
+    host, _, _ = os.environ.get(COORDINATOR, "").rpartition(":")
+    return int(os.environ.get(PROCESSES, 1)) if host in ("127.0.0.1", "localhost", "[::1]") else 1
+
+
 def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
     """Keeps compiled programs between runs, by default in $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxad/xla."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") and directory is None:
@@ -92,12 +98,30 @@ def set_precision(precision: str) -> None:
     jax.config.update("jax_default_matmul_precision", precision)
 
 
-def gather_rows(rows: np.ndarray, batch: int) -> np.ndarray:
-    """The rows of all processes, each of which read its own part of every batch of `batch` rows, in global order."""
-    if jax.process_count() == 1:
+def processes_of(mesh: Mesh) -> list[int]:
+    """The processes that own devices of the mesh, in the order of their devices along "data"."""
+    return list(dict.fromkeys(device.process_index for device in mesh.devices.flat))
+
+
+def part_of(mesh: Mesh) -> tuple[int, int]:
+    """This process's place among the processes that own devices of the mesh, and their number.
+
+    Raises:
+      ValueError: it owns none.
+    """
+    processes = processes_of(mesh)
+    return processes.index(jax.process_index()), len(processes)
+
+
+def gather_rows(mesh: Mesh, rows: np.ndarray, batch: int) -> np.ndarray:
+    """The rows of all processes of the mesh, each of which read its own part of every batch of `batch` rows, in global
+    order.
+    """
+    count = part_of(mesh)[1]
+    if count == 1:
         return rows
-    parts = np.asarray(multihost_utils.process_allgather(rows))
-    cut = parts.reshape(len(parts), -1, batch // len(parts), *rows.shape[1:])
+    parts = to_host(put_batch(mesh, {"rows": rows}))["rows"]
+    cut = parts.reshape(count, -1, batch // count, *rows.shape[1:])
     return cut.swapaxes(0, 1).reshape(-1, *rows.shape[1:])
 
 
