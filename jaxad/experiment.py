@@ -113,7 +113,8 @@ def check_settings(config: Config) -> None:
     choice(config, "evaluation.metrics", get_args(metrics.Mode))
     for field in ("evaluation.batch_size", "checkpoint.every_steps", "checkpoint.keep_last", "log.every_steps"):
         number(config, field, 1, whole=True)
-    number(config, "evaluation.every_epochs", 0, whole=True)
+    for field in ("evaluation.every_epochs", "input.threads"):
+        number(config, field, 0, whole=True)
     check_rate(config.threshold.false_alarm_rate)
     corruptions.parse(config.evaluation.corruptions)
     if shared := set(config.auxiliary.name.split("+")) & set(config.dataset.name.split("+")):

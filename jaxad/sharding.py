@@ -1,8 +1,11 @@
 """The mesh, where arrays live on it, and runs of many processes: one code path for a CPU, eight GPUs and a TPU pod."""
 
+import collections
+import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -25,6 +29,9 @@ CLUSTER_MARKS = (
     "JOB_COMPLETION_INDEX",
     "OMPI_COMM_WORLD_SIZE",
 )
+_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
+_CALLS: collections.Counter = collections.Counter()
+_LOCK = threading.Lock()
 
 
 def start_processes(distributed: str = "auto") -> None:
@@ -235,7 +242,35 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
-def wait_for_all(name: str) -> None:
-    """Returns once every process has got here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def wait_for_all(name: str, mesh: Mesh | None = None) -> None:
+    """Returns once every process of the mesh (of the run, without one) has got here.
+
+    It may take as long as it will: unlike a collective of the devices, waiting here never runs out of time.
+    """
+    processes = list(range(jax.process_count())) if mesh is None else processes_of(mesh)
+    if len(processes) > 1:
+        _coordinator().wait_at_barrier(_occasion(name, processes), _WEEK, processes)
+
+
+def from_first(value: Any, name: str, mesh: Mesh) -> Any:
+    """The value that the first process of the mesh gives, in all of them; it is passed on as JSON."""
+    index, count = part_of(mesh)
+    if count == 1:
+        return value
+    key = _occasion(name, processes_of(mesh))
+    if index == 0:
+        _coordinator().key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_coordinator().blocking_key_value_get(key, _WEEK))
+
+
+def _coordinator() -> Any:
+    """The client of the service through which processes find each other."""
+    return distributed.global_state.client
+
+
+def _occasion(name: str, processes: Sequence[int]) -> str:
+    """A key that no other call has had, the same in all the processes, which come here in the same order."""
+    with _LOCK:
+        _CALLS[name, *processes] += 1
+        return f"jaxad/{name}/{'-'.join(map(str, processes))}/{_CALLS[name, *processes]}"
