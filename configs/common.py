@@ -65,6 +65,7 @@ def base(dataset: str) -> ConfigDict:
     config.input.antialias = True  # False: bilinear without antialias, as OpenCV resizes (DRAEM, DeSTSeg)
     config.input.mask_interpolation = "nearest"  # or bilinear, as in ADer's evaluation
     config.input.cache_gib = 4.0  # decoded images kept in memory
+    config.input.threads = 0  # that read and decode images; 0: as many as this process has cores for its devices
 
     config.auxiliary = ConfigDict()  # another data set, with masks, that a zero-shot method is trained on
     config.auxiliary.name = ""  # or several joined by "+"

@@ -33,6 +33,7 @@ COMMON: dict[str, Any] = {
     "input.antialias": bool,
     "input.mask_interpolation": Name,
     "input.cache_gib": Gib,
+    "input.threads": Whole,
     "auxiliary.name": Text,
     "auxiliary.category": Text,
     "auxiliary.split": Name,

@@ -21,7 +21,7 @@ Config = Any  # an ml_collections.ConfigDict: its fields are known at run time o
 # Fields that say how a run goes, not what it computes: they may differ when a run is resumed, evaluated or predicted
 # from. The categories of a model are compared by themselves.
 FREE_FIELDS = re.compile(
-    r"((dataset|auxiliary)\.(data_dir|manual_dir)|dataset\.category|input\.cache_gib|evaluation\..*|checkpoint\..*"
+    r"((dataset|auxiliary)\.(data_dir|manual_dir)|dataset\.category|input\.(cache_gib|threads)|evaluation\..*|checkpoint\..*"
     r"|log\..*|mesh\..*|features\..*|threshold\.false_alarm_rate)$"
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from jaxad import metrics, report
+from jaxad import metrics, report, sharding
 from jaxad.calibration import Threshold
 from jaxad.data.split import Split
 from jaxad.prediction import Predictor, Seen
@@ -38,14 +38,24 @@ class Evaluation:
 
 def evaluate_category(
     predictor: Predictor, category: str, split: Split, mode: metrics.Mode, progress: str = ""
-) -> Evaluation:
+) -> Evaluation | None:
     """Predicts the images of one category and compares them with their ground truth; each image is read once.
+
+    Every process of the mesh has to call it; the first one keeps the maps and compares.
 
     Args:
       split: images of this category only.
       mode: "exact", or one of ADer's: see `jaxad.metrics.compute`.
+
+    Returns:
+      What is known then; None in the other processes.
     """
-    seen = Seen(len(split), predictor.rows, SHOWN)
+    seen = Seen(len(split), predictor.rows, SHOWN, predictor.mesh)
+    if sharding.part_of(predictor.mesh)[0] > 0:
+        for _ in predictor.each(split, progress, watch=seen):
+            pass
+        seen.everywhere()
+        return None
     predictions = predictor.all(split, progress, watch=seen)
     shown = seen.everywhere()
     truth = ground_truth(shown)
@@ -75,9 +85,9 @@ def ground_truth(shown: Mapping[str, np.ndarray]) -> metrics.GroundTruth:
     )
 
 
-def mean_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
+def mean_metrics(categories: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over the categories that have it."""
-    rows = [evaluation.metrics for evaluation in evaluations]
+    rows = list(categories)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 

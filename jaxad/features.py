@@ -63,8 +63,8 @@ def cached(
     """
     assert stage.features is not None
     compute, images, rows = jax.jit(stage.features), batches.images, batches.rows
-    pictures = ("image", "valid", *(() if stage.data in WITH_MASKS else TRUTH))
-    facts = Seen(len(images), rows, tuple(name for name in images[0] if name not in pictures))
+    left_out = ("image", *(() if stage.data in WITH_MASKS else TRUTH))
+    facts = Seen(len(images), rows, tuple(name for name in images[0] if name not in left_out), batches.mesh)
     features, done = None, 0
     for batch in replace(batches, watch=facts):
         computed = sharding.to_host(compute(variables, batch))

@@ -12,10 +12,10 @@ else the method keeps (`memory`, `constants`). A batch is a dict of arrays whose
 | `index` | int32 (b,) | place of the image in its split | everywhere |
 | `weight` | float32 (b,) | 0 on images that only fill the last batch | passes and predictions |
 | `defect` | int32 (b,) | index into the split's defect types | where these are known |
-| `valid` | bool (b, h, w) | False on padding added by the geometry | all but cached features |
 | `mask` | bool (b, h, w) | True on defects | data with masks |
 | `has_mask` | bool (b,) | False where the mask is unknown | data with masks |
 | `label` | int32 (b,) | 1 anomalous, 0 normal | data with masks |
+| `valid` | bool (b, h, w) | False on padding added by the geometry | data with masks |
 
 "Data with masks" is what a stage asks for by `data="train+masks"`, `"auxiliary"` or `"validation"`. Predictions never
 see a mask or a label. What `Train.prepare` returns besides is there too; every uint8 picture (b, h, w, 3) in it is
@@ -103,7 +103,7 @@ class Train:
         ("texture"). `rng` is seeded by (seed, step, place in the global batch), so that a resumed run draws the same.
         Elementwise work (masks, blending, noise) belongs in `loss`, on the device. `images` is the split
         (`jaxad.data.split.Split`), whose arrays must not be changed in place. Where the data has no masks, "mask",
-        "has_mask" and "label" are dropped from what is returned: masks made here need another name.
+        "has_mask", "label" and "valid" are dropped from what is returned: masks made here need another name.
       same_draws: seeds `rng` by (seed, image) instead: an image is prepared in the same way in every epoch.
       features: the frozen part, (variables, batch) -> pytree with leading axis b. It runs once per image, on the image
         as the split gives it, and is cached; `loss` finds the result in batch["features"], and an image only where

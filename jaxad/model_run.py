@@ -62,7 +62,7 @@ class ModelRun:
             logger.info("%s is trained already", folder)
             return restored.progress
         images: dict[str, Images] = dict(self.images.training)
-        log = MetricLog(folder, active=jax.process_index() == 0)
+        log = MetricLog(folder, active=sharding.part_of(self.mesh)[0] == 0)
         stages = training.Run(
             method=self.method,
             mesh=self.mesh,
@@ -77,6 +77,7 @@ class ModelRun:
             feature_bytes=(settings.features.memory_gib * gib, settings.features.disk_gib * gib),
             evaluate=self.measure,
             evaluate_every=settings.evaluation.every_epochs,
+            threads=settings.input.threads,
         )
         started = time.perf_counter()
         variables, progress = training.run_stages(stages, restored)
@@ -96,12 +97,17 @@ class ModelRun:
         return calibrate({name: predictor.all(one, "threshold") for name, one in by_category}, rate, NO_HOLDOUT)
 
     def predictor(self, variables: Variables) -> Predictor:
-        return Predictor(self.method, variables, self.config.evaluation.batch_size, self.mesh)
+        settings = self.config
+        return Predictor(self.method, variables, settings.evaluation.batch_size, self.mesh, settings.input.threads)
 
     def measure(self, variables: Variables) -> dict[str, float]:
         """The metrics of the test images, averaged over the categories: for the log during training."""
         predictor, mode = self.predictor(variables), self.config.evaluation.metrics
-        return mean_metrics(evaluate_category(predictor, *one, mode) for one in self.images.test.by_category())
+        rows = []
+        for category, images in self.images.test.by_category():
+            evaluation = evaluate_category(predictor, category, images, mode)
+            rows.append(sharding.from_first(evaluation and evaluation.metrics, f"metrics of {category}", self.mesh))
+        return mean_metrics(rows)
 
     def results(self, target: Path, train: bool) -> list[report.CategoryResult]:
         """The results of all categories of the model; those that are there already are kept.
@@ -130,13 +136,12 @@ class ModelRun:
             if result is None:
                 result = self.evaluate(predictor, name, images.get(name), folder, progress)
             results.append(result)
-        sharding.wait_for_all("evaluation")
         return results
 
     def evaluate(
         self, predictor: Predictor, category: str, images: Split | None, folder: Path, progress: Progress
     ) -> report.CategoryResult:
-        """Predicts the test images of one category; the result goes into `folder`."""
+        """Predicts the test images of one category; the result goes into `folder`, where all processes find it."""
         settings = self.config
         if images is None:
             raise UserError(
@@ -146,12 +151,17 @@ class ModelRun:
         started = time.perf_counter()
         title = f"{category}: test images" if len(self.model.categories) > 1 else "test images"
         evaluation = evaluate_category(predictor, category, images, settings.evaluation.metrics, title)
-        seconds = {"training": progress.notes["training_seconds"], "prediction": time.perf_counter() - started}
-        threshold = threshold_of(progress.notes, category, settings.threshold.false_alarm_rate)
-        result = category_result(evaluation, threshold, seconds)
-        if jax.process_index() == 0:
+        result = None
+        if evaluation is not None:
+            seconds = {"training": progress.notes["training_seconds"], "prediction": time.perf_counter() - started}
+            threshold = threshold_of(progress.notes, category, settings.threshold.false_alarm_rate)
+            result = category_result(evaluation, threshold, seconds)
             self.save_overlaps(evaluation, folder)
             save_result(folder, result, settings)
+        sharding.wait_for_all(f"result in {folder}", self.mesh)
+        result = result or finished_result(folder, settings)
+        if result is None:
+            raise UserError(f"{folder} has no result: expected a --workdir that all processes of the run share")
         return result
 
     def save_overlaps(self, evaluation: Evaluation, folder: Path) -> None:

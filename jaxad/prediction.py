@@ -1,9 +1,8 @@
 """Runs a method's `predict` over a set of images and gathers maps and scores."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from jaxad import sharding
 from jaxad.data.batches import DeviceBatches, rows_per_batch
 from jaxad.errors import UserError
-from jaxad.method import Images, Method, Variables
+from jaxad.method import Images, Method, Prediction, Variables
 
 Watch = Callable[[Mapping[str, np.ndarray]], None]
 
@@ -22,12 +21,14 @@ class Predictor:
 
     Attributes:
       batch_size: `config.evaluation.batch_size`; no result depends on it.
+      threads: how many read images ahead; 0 for as many as there are cores.
     """
 
     method: Method
     variables: Variables
     batch_size: int
     mesh: Mesh
+    threads: int = 0
 
     @property
     def rows(self) -> int:
@@ -39,6 +40,8 @@ class Predictor:
     ) -> Iterator[tuple[int, Float[np.ndarray, "h w"], float]]:
         """Index, anomaly map and score of every image, in order; images that only fill the last batch are left out.
 
+        While one batch is looked at, the devices are busy with the next.
+
         Args:
           images: of one category.
           progress: title of the progress bar; "" for none.
@@ -47,9 +50,10 @@ class Predictor:
         Raises:
           UserError: a map or score is not a number; the message names the image.
         """
-        batches = DeviceBatches(images, self.rows, self.mesh, self.method.normalization, watch=watch, progress=progress)
+        where = {"watch": watch, "progress": progress, "threads": self.threads}
+        batches = DeviceBatches(images, self.rows, self.mesh, self.method.normalization, **where)
         index = 0
-        for prediction in self.method.predict_all(self.variables, batches):
+        for prediction in _one_behind(self.method.predict_all(self.variables, batches)):
             on_host = sharding.to_host(prediction)
             for anomaly_map, score in zip(on_host.map, on_host.score, strict=True):
                 if index == len(images):
@@ -61,8 +65,21 @@ class Predictor:
 
     def all(self, images: Images, progress: str = "", watch: Watch | None = None) -> "Predictions":
         """Maps and scores of every image; arguments and errors as in `each`."""
-        _, maps, scores = zip(*self.each(images, progress, watch), strict=True)
-        return Predictions(np.stack(maps), np.array(scores, np.float32))
+        maps, scores = np.empty((0, 0, 0), np.float32), np.empty(len(images), np.float32)
+        for i, anomaly_map, score in self.each(images, progress, watch):
+            if not i:
+                maps = np.empty((len(images), *anomaly_map.shape), anomaly_map.dtype)
+            maps[i], scores[i] = anomaly_map, score
+        return Predictions(maps, scores)
+
+
+def _one_behind(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The predictions, each once the next one is on its way."""
+    waiting: list[Prediction] = []
+    for prediction in predictions:
+        yield from waiting
+        waiting = [prediction]
+    yield from waiting
 
 
 @dataclass(frozen=True)
@@ -80,10 +97,11 @@ class Seen:
       count: number of images.
       rows: images in a global batch.
       names: entries of the items to keep.
+      mesh: whose processes read the images.
     """
 
-    def __init__(self, count: int, rows: int, names: tuple[str, ...]):
-        self.count, self.rows, self.names = count, rows, names
+    def __init__(self, count: int, rows: int, names: tuple[str, ...], mesh: Mesh):
+        self.count, self.rows, self.names, self.mesh = count, rows, names, mesh
         self.kept: dict[str, np.ndarray] = {}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -95,9 +113,13 @@ class Seen:
 
     def everywhere(self) -> dict[str, np.ndarray]:
         """The entries of all images by name, those that other processes have read included."""
-        if jax.process_count() == 1:
+        index, processes = sharding.part_of(self.mesh)
+        if processes == 1:
             return self.kept
         places = np.arange(-(-self.count // self.rows) * self.rows)
-        by_process = places.reshape(-1, jax.process_count(), self.rows // jax.process_count())
-        own = np.minimum(by_process[:, jax.process_index()].ravel(), self.count - 1)
-        return {name: sharding.gather_rows(kept[own], self.rows)[: self.count] for name, kept in self.kept.items()}
+        by_process = places.reshape(-1, processes, self.rows // processes)
+        own = np.minimum(by_process[:, index].ravel(), self.count - 1)
+        return {
+            name: sharding.gather_rows(self.mesh, kept[own], self.rows)[: self.count]
+            for name, kept in self.kept.items()
+        }

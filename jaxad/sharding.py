@@ -1,8 +1,11 @@
 """The mesh, where arrays live on it, and runs of many processes: one code path for a CPU, eight GPUs and a TPU pod."""
 
+import collections
+import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -25,6 +29,9 @@ CLUSTER_MARKS = (
     "JOB_COMPLETION_INDEX",
     "OMPI_COMM_WORLD_SIZE",
 )
+_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
+_CALLS: collections.Counter = collections.Counter()
+_LOCK = threading.Lock()
 
 
 def start_processes(distributed: str = "auto") -> None:
@@ -68,6 +75,12 @@ def _in_cluster() -> bool:
     )
 
 
+def processes_of_this_host() -> int:
+    """How many processes of the run share this machine, as far as is known: all of a local launch, else this one."""
+    host, _, _ = os.environ.get(COORDINATOR, "").rpartition(":")
+    return int(os.environ.get(PROCESSES, 1)) if host in ("127.0.0.1", "localhost", "[::1]") else 1
+
+
 def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
     """Keeps compiled programs between runs, by default in $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxad/xla."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") and directory is None:
@@ -92,10 +105,19 @@ def set_precision(precision: str) -> None:
     jax.config.update("jax_default_matmul_precision", precision)
 
 
+def processes_of(mesh: Mesh) -> list[int]:
+    """The processes that own devices of the mesh, in the order of their devices along "data"."""
+    return list(dict.fromkeys(device.process_index for device in mesh.devices.flat))
+
+
 def part_of(mesh: Mesh) -> tuple[int, int]:
-    """This process's place among the processes that have devices of the mesh, and their number."""
-    owners = sorted({device.process_index for device in mesh.devices.flat})
-    return owners.index(jax.process_index()), len(owners)
+    """This process's place among the processes that own devices of the mesh, and their number.
+
+    Raises:
+      ValueError: it owns none.
+    """
+    processes = processes_of(mesh)
+    return processes.index(jax.process_index()), len(processes)
 
 
 def leads(mesh: Mesh) -> bool:
@@ -103,12 +125,15 @@ def leads(mesh: Mesh) -> bool:
     return part_of(mesh)[0] == 0
 
 
-def gather_rows(rows: np.ndarray, batch: int, mesh: Mesh) -> np.ndarray:
-    """The rows of all processes, each of which read its own part of every batch of `batch` rows, in global order."""
-    if part_of(mesh)[1] == 1:
+def gather_rows(mesh: Mesh, rows: np.ndarray, batch: int) -> np.ndarray:
+    """The rows of all processes of the mesh, each of which read its own part of every batch of `batch` rows, in global
+    order.
+    """
+    count = part_of(mesh)[1]
+    if count == 1:
         return rows
-    parts = np.asarray(multihost_utils.process_allgather(rows))
-    cut = parts.reshape(len(parts), -1, batch // len(parts), *rows.shape[1:])
+    parts = to_host(put_batch(mesh, {"rows": rows}))["rows"]
+    cut = parts.reshape(count, -1, batch // count, *rows.shape[1:])
     return cut.swapaxes(0, 1).reshape(-1, *rows.shape[1:])
 
 
@@ -243,13 +268,34 @@ def to_host(tree: Any) -> Any:
 
 
 def wait_for_all(name: str, mesh: Mesh | None = None) -> None:
-    """Returns once every process has got here; with a mesh, every process that has devices of it."""
-    if jax.process_count() > 1 and (mesh is None or part_of(mesh)[1] > 1):
-        multihost_utils.sync_global_devices(name)
+    """Returns once every process of the mesh (of the run, without one) has got here.
+
+    It may take as long as it will: unlike a collective of the devices, waiting here never runs out of time.
+    """
+    processes = list(range(jax.process_count())) if mesh is None else processes_of(mesh)
+    if len(processes) > 1:
+        _coordinator().wait_at_barrier(_occasion(name, processes), _WEEK, processes)
 
 
-def agree(mesh: Mesh, *numbers: int) -> tuple[int, ...]:
-    """The largest of each number over the processes that have devices of the mesh; all of them must call it."""
-    if part_of(mesh)[1] == 1:
-        return numbers
-    return tuple(int(n) for n in np.asarray(multihost_utils.process_allgather(np.array(numbers))).max(0))
+def from_first(value: Any, name: str, mesh: Mesh) -> Any:
+    """The value that the first process of the mesh gives, in all of them; it is passed on as JSON."""
+    index, count = part_of(mesh)
+    if count == 1:
+        return value
+    key = _occasion(name, processes_of(mesh))
+    if index == 0:
+        _coordinator().key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_coordinator().blocking_key_value_get(key, _WEEK))
+
+
+def _coordinator() -> Any:
+    """The client of the service through which processes find each other."""
+    return distributed.global_state.client
+
+
+def _occasion(name: str, processes: Sequence[int]) -> str:
+    """A key that no other call has had, the same in all the processes, which come here in the same order."""
+    with _LOCK:
+        _CALLS[name, *processes] += 1
+        return f"jaxad/{name}/{'-'.join(map(str, processes))}/{_CALLS[name, *processes]}"

@@ -48,6 +48,7 @@ class Run:
       batch_size: images in a batch of a pass or of predictions.
       evaluate: variables -> metrics of the test images, called every `evaluate_every` epochs; 0 for never.
       feature_bytes: budget of cached features, in memory and on disk.
+      threads: how many read images ahead; 0 for as many as there are cores.
     """
 
     method: Method
@@ -63,6 +64,7 @@ class Run:
     feature_bytes: tuple[float, float]
     evaluate: Callable[[Variables], dict[str, float]] | None = None
     evaluate_every: int = 0
+    threads: int = 0
 
     def key(self, stage: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.seed), stage)
@@ -84,9 +86,8 @@ class Run:
 
     def batches(self, images: Images, **more: Any) -> DeviceBatches:
         """The images in order, on the devices."""
-        return DeviceBatches(
-            images, rows_per_batch(self.batch_size, self.mesh), self.mesh, self.method.normalization, **more
-        )
+        rows = rows_per_batch(self.batch_size, self.mesh)
+        return DeviceBatches(images, rows, self.mesh, self.method.normalization, threads=self.threads, **more)
 
 
 def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress]:
@@ -142,7 +143,7 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
             prepare = features.with_plain(stage.prepare) if cached is None else cached.prepared(stage.prepare)
             iterated = replace(stage, prepare=prepare)
         images = images if cached is None else cached
-    batches = training_iterator(iterated, images, run.seed + progress.stage, run.mesh)
+    batches = training_iterator(iterated, images, run.seed + progress.stage, run.mesh, run.threads)
     per_epoch, total = stage.steps_per_epoch(len(images)), stage.total_steps(len(images))
     optimizer = stage.optimizer(total)
     state, frozen, best = begin(run, stage, optimizer, variables, leaves, progress)

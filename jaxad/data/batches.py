@@ -1,14 +1,16 @@
 """What a batch is: the order of training, the padding of the last batch of a pass, the way to the devices.
 
-Batches are NumPy arrays on the host; Grain reads ahead and keeps the place. The order of a training run is a pure
-function of its seed, whatever the number of processes: process p of P reads the p-th part of every global batch.
+Batches are NumPy arrays on the host; Grain reads images ahead, one in each thread, and keeps the place. The order of a
+training run is a pure function of its seed, whatever the number of processes: process p of the P that a mesh has reads
+the p-th part of every global batch.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,29 @@ from jaxad.method import WITH_MASKS, Batch, Images, Item, Normalization, Train
 Prepare = Callable[[Images, int, np.random.Generator], Item]
 
 _ORDER, _IMAGE, _STEP = 1, 2, 3  # what a seed is used for: no two uses share a stream of random numbers
-TRUTH = ("mask", "has_mask", "label")  # of an item; the rest is what a method may know when it predicts
+TRUTH = ("mask", "has_mask", "label", "valid")  # of an item; the rest is what a method may know when it predicts
+MOST_THREADS = 32  # more would only wait for Python's lock
+
+
+class ReadableBatches(Protocol):
+    """Batches that are made item by item, in any order."""
+
+    @property
+    def largest(self) -> int:
+        """Images in a full batch, as this process reads it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def places(self, step: int) -> range:
+        """The places in batch `step` that this process reads, at most `largest`."""
+        ...
+
+    def item(self, step: int, place: int) -> Item: ...
+
+    def together(self, step: int, items: list[Item]) -> Item:
+        """The batch that the items of all its places make."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,25 +89,49 @@ class TrainingBatches:
         return self.steps
 
     def __getitem__(self, step: int) -> Item:
-        epoch, place = divmod(step, self.per_epoch)
-        chosen = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        places, replicated = range(len(chosen)), len(chosen) % max(self.parts, self.process_count) != 0
-        if not replicated:
-            part = len(chosen) // self.process_count
-            places = range(self.process_index * part, (self.process_index + 1) * part)
-        batch = _stacked([self._item(int(chosen[place]), step, place) for place in places])
-        return {**batch, "replicated": True} if replicated else batch
+        return self.together(step, [self.item(step, place) for place in self.places(step)])
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if self.sampling == "replacement":
-            return np.random.default_rng((self.seed, _ORDER, epoch)).integers(0, len(self.images), len(self.images))
-        return permutation(self.seed, epoch, len(self.images))
+    @property
+    def largest(self) -> int:
+        return len(self._own(self.batch_size))
 
-    def _item(self, i: int, step: int, place: int) -> Item:
+    def places(self, step: int) -> range:
+        return self._own(self._count(step))
+
+    def item(self, step: int, place: int) -> Item:
+        epoch, batch = divmod(step, self.per_epoch)
+        order = _order(self.sampling, self.seed, epoch, len(self.images))
+        i = int(order[batch * self.batch_size + place])
         if self.prepare is None:
             return without_truth(self.images[i], self.masks)
         draws = (self.seed, _IMAGE, i) if self.same_draws else (self.seed, _STEP, step, place)
         return without_truth(prepared(self.prepare, self.images, i, draws), self.masks)
+
+    def together(self, step: int, items: list[Item]) -> Item:
+        return {**_stacked(items), "replicated": True} if self._whole(self._count(step)) else _stacked(items)
+
+    def _count(self, step: int) -> int:
+        """Images in the global batch."""
+        return min(self.batch_size, len(self.images) - step % self.per_epoch * self.batch_size)
+
+    def _whole(self, count: int) -> bool:
+        """Whether a batch of `count` images goes whole to every process."""
+        return count % max(self.parts, self.process_count) != 0
+
+    def _own(self, count: int) -> range:
+        """The places that this process reads in a batch of `count` images."""
+        if self._whole(count):
+            return range(count)
+        part = count // self.process_count
+        return range(self.process_index * part, (self.process_index + 1) * part)
+
+
+@functools.lru_cache(maxsize=64)
+def _order(sampling: str, seed: int, epoch: int, count: int) -> np.ndarray:
+    """The images of an epoch, in its order."""
+    if sampling == "replacement":
+        return np.random.default_rng((seed, _ORDER, epoch)).integers(0, count, count)
+    return permutation(seed, epoch, count)
 
 
 @dataclass(frozen=True)
@@ -130,8 +178,11 @@ def check_batches(stage: Train, count: int) -> None:
         )
 
 
-def training_iterator(stage: Train, images: Images, seed: int, mesh: Mesh) -> Any:
+def training_iterator(stage: Train, images: Images, seed: int, mesh: Mesh, threads: int = 0) -> Any:
     """This process's part of a stage's batches, read ahead in threads.
+
+    Args:
+      threads: how many read ahead; 0 for as many as `reading_threads` finds.
 
     Returns:
       A Grain iterator over dicts of stacked arrays. `get_state()` is a JSON-able dict, to be given to `set_state()` of
@@ -141,6 +192,7 @@ def training_iterator(stage: Train, images: Images, seed: int, mesh: Mesh) -> An
       UserError: as `check_batches`.
     """
     check_batches(stage, len(images))
+    index, count = sharding.part_of(mesh)
     batches = TrainingBatches(
         images,
         stage.batch_size,
@@ -151,15 +203,15 @@ def training_iterator(stage: Train, images: Images, seed: int, mesh: Mesh) -> An
         prepare=stage.prepare,
         same_draws=stage.same_draws,
         masks=stage.data in WITH_MASKS,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
         parts=mesh.shape["data"],
     )
-    return read_ahead(batches)
+    return read_ahead(batches, threads or reading_threads(mesh))
 
 
 def evaluation_batches(
-    images: Images, batch_size: int, *, process_index: int = 0, process_count: int = 1, start: int = 0
+    images: Images, batch_size: int, *, process_index: int = 0, process_count: int = 1, start: int = 0, threads: int = 2
 ) -> Iterator[Item]:
     """This process's part of all images in order, in batches of one size, read ahead in threads.
 
@@ -168,6 +220,7 @@ def evaluation_batches(
 
     Args:
       start: number of batches to leave out at the beginning, for a pass that was interrupted.
+      threads: how many read ahead.
 
     Raises:
       UserError: a batch size that the number of processes does not divide.
@@ -179,28 +232,31 @@ def evaluation_batches(
         )
     part = batch_size // process_count
     starts = range(process_index * part, process_index * part + len(images), batch_size)[start:]
-    yield from read_ahead(_Padded(images, part, starts))
+    yield from read_ahead(_Padded(images, part, starts), threads)
 
 
 @dataclass(frozen=True)
 class _Padded:
-    """Batches of `length` images from each of the starts on, the last one filled up."""
+    """Batches of `largest` images from each of the starts on, the last one filled up."""
 
     images: Images
-    length: int
+    largest: int
     starts: range
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, place: int) -> Item:
-        start, count = self.starts[place], len(self.images)
-        # with several processes the last global batch may hold nothing for the later ones
-        indices = range(start, min(start + self.length, count)) or [count - 1]
-        items = [self.images[i] for i in indices]
-        real = len(items) if start < count else 0
-        batch = _stacked(items + items[-1:] * (self.length - len(items)))
-        batch["weight"] = batch.get("weight", np.float32(1)) * (np.arange(self.length) < real).astype(np.float32)
+    def places(self, step: int) -> range:
+        # with several processes the last global batch may hold nothing for the later ones: one image fills it then
+        return range(min(self.largest, max(1, len(self.images) - self.starts[step])))
+
+    def item(self, step: int, place: int) -> Item:
+        return self.images[min(self.starts[step] + place, len(self.images) - 1)]
+
+    def together(self, step: int, items: list[Item]) -> Item:
+        real = min(self.largest, len(self.images) - self.starts[step])
+        batch = _stacked(items + items[-1:] * (self.largest - len(items)))
+        batch["weight"] = batch.get("weight", np.float32(1)) * (np.arange(self.largest) < real).astype(np.float32)
         return batch
 
 
@@ -208,13 +264,64 @@ def _stacked(items: list[Item]) -> Item:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *items)
 
 
-def read_ahead(batches: Any) -> Any:
-    """Grain's iterator over a sequence of batches, with a few in flight; Pillow decodes outside Python's lock."""
-    import grain.python as grain
+def reading_threads(mesh: Mesh) -> int:
+    """Threads that read ahead for a mesh: this process's cores, as many as its share of the process's devices gives.
 
-    threads = min(8, os.cpu_count() or 1)
+    Cores are those that the process may use; processes that a local launch starts on this host share them.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    share = len(mesh.local_devices) / jax.local_device_count() / sharding.processes_of_this_host()
+    return max(1, min(round(cores * share), MOST_THREADS))
+
+
+def read_ahead(batches: ReadableBatches, threads: int = 2) -> Any:
+    """Grain's iterator over batches whose items are read ahead in threads; Pillow decodes outside Python's lock."""
+    import grain.python as grain
+    from grain.experimental import ThreadPrefetchDatasetIterator
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+    items = grain.MapDataset.source(_Items(batches)).to_iter_dataset(options, allow_nones=True)
+    return ThreadPrefetchDatasetIterator(_Grouped(batches, iter(items)), prefetch_buffer_size=2)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The items of all batches, one after the other; None where a batch is shorter than the largest one."""
+
+    batches: ReadableBatches
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.batches.largest
+
+    def __getitem__(self, position: int) -> Item | None:
+        step, nth = divmod(position, self.batches.largest)
+        places = self.batches.places(step)
+        return self.batches.item(step, places[nth]) if nth < len(places) else None
+
+
+class _Grouped:
+    """The batches again, from Grain's iterator over their items."""
+
+    def __init__(self, batches: ReadableBatches, items: Any):
+        self.batches, self.items, self.step = batches, items, 0
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self.step == len(self.batches):
+            raise StopIteration
+        items = [next(self.items) for _ in range(self.batches.largest)]
+        self.step += 1
+        return self.batches.together(self.step - 1, [item for item in items if item is not None])
+
+    def get_state(self) -> dict[str, Any]:
+        return {"step": self.step, "items": self.items.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.items.set_state(state["items"])
 
 
 def normalise(batch: Batch, normalization: Normalization) -> dict[str, Any]:
@@ -247,6 +354,7 @@ class DeviceBatches:
       start: number of batches to leave out at the beginning.
       watch: called with this process's part of every batch, masks included, while it is on the host.
       progress: title of the progress bar; "" for none.
+      threads: how many read ahead; 0 for as many as `reading_threads` finds.
     """
 
     images: Images
@@ -257,11 +365,14 @@ class DeviceBatches:
     start: int = 0
     watch: Callable[[Mapping[str, np.ndarray]], None] | None = None
     progress: str = ""
+    threads: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        where = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches = evaluation_batches(self.images, self.rows, **where, start=self.start)
-        silent = not self.progress or jax.process_index() > 0
+        index, count = sharding.part_of(self.mesh)
+        threads = self.threads or reading_threads(self.mesh)
+        where = {"process_index": index, "process_count": count, "start": self.start}
+        batches = evaluation_batches(self.images, self.rows, **where, threads=threads)
+        silent = not self.progress or index > 0
         bar = {"total": len(self), "initial": self.start, "desc": self.progress, "unit": "batch", "disable": silent}
         for batch in tqdm(batches, **bar):
             if self.watch is not None:

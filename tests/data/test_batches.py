@@ -368,7 +368,7 @@ def test_what_prepare_returns_takes_the_place_of_the_item_and_the_rest_stays():
         return {"image": 255 - images[i]["image"], "index": partner["index"], "partner": {"image": partner["image"]}}
 
     for batch in iterator(Pictures(8), epochs=2, prepare=prepare):
-        assert batch.keys() == {"image", "valid", "category", "index", "partner"}
+        assert batch.keys() == {"image", "category", "index", "partner"}
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], 255 - 10 * batch["index"])  # its own index, always
         np.testing.assert_array_equal(batch["partner"]["image"][:, 0, 0, 0], 10 * ((batch["index"] + 1) % 8))
         np.testing.assert_array_equal(batch["category"], batch["index"] % 2)
@@ -377,10 +377,10 @@ def test_what_prepare_returns_takes_the_place_of_the_item_and_the_rest_stays():
 @pytest.mark.parametrize("prepare", [None, lambda images, i, rng: images[i]])
 def test_only_data_with_masks_has_masks_and_labels(prepare):
     for batch in iterator(Pictures(6), epochs=1, prepare=prepare):
-        assert batch.keys() == {"image", "valid", "category", "index"}
+        assert batch.keys() == {"image", "category", "index"}
     for data in ("train+masks", "auxiliary"):
         for batch in iterator(Pictures(6), epochs=1, prepare=prepare, data=data):
-            assert batch.keys() == {"image", "valid", "category", "index", *TRUTH}
+            assert batch.keys() == {"image", "category", "index", *TRUTH}
             np.testing.assert_array_equal(batch["label"], batch["index"] % 3 == 0)
             np.testing.assert_array_equal(batch["mask"][:, 0, 0], batch["index"] % 3 == 0)
 
@@ -478,8 +478,8 @@ def test_watch_sees_masks_and_the_method_none_of_the_truth():
     found = list(batches)
     assert len(batches) == len(found) == len(watched) == 3
     for place, (seen, given) in enumerate(zip(watched, found, strict=True)):
-        assert seen.keys() == {"image", "valid", "category", "index", "weight", *TRUTH}
-        assert given.keys() == {"image", "valid", "category", "index", "weight"}
+        assert seen.keys() == {"image", "category", "index", "weight", *TRUTH}
+        assert given.keys() == {"image", "category", "index", "weight"}
         assert all(isinstance(value, np.ndarray) for value in seen.values())
         assert all(isinstance(value, jax.Array) for value in given.values())
         want = np.minimum(np.arange(4 * place, 4 * place + 4), 9)
