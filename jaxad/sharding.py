@@ -46,6 +46,7 @@ def start_processes(distributed: str = "auto") -> None:
         raise UserError(
             f"only {', '.join(given)} is set: a run of many processes needs {COORDINATOR}, {PROCESSES} and {PROCESS}"
         )
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from jaxad.stopping
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -209,6 +210,13 @@ def to_host(tree: Any) -> Any:
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     return jax.tree.map(fetch, tree)
+
+
+def in_any_process(mesh: Mesh, flag: bool) -> bool:
+    """Whether `flag` holds in any of the processes that share the mesh, all of which call this."""
+    if len({device.process_index for device in mesh.devices.flat}) == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
 def wait_for_all(name: str) -> None:
