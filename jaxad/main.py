@@ -74,15 +74,25 @@ def run() -> None:
         stopping.catch_signals()
         app.run(main, flags_parser=_parse)
     except UserError as error:
-        print(f"jaxad: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        message = " ".join(str(error).split())
+        print(f"jaxad: error: {message}", file=sys.stderr, flush=True)
+        _leave(2, message)
     except stopping.Stopped as stopped:
         where = f" {stopped}" * bool(str(stopped))
         print(f"jaxad: stopped{where}; the same command continues from there", file=sys.stderr, flush=True)
-        sys.exit(stopping.STATUS)
+        _leave(stopping.STATUS, "it was asked to stop")
     except KeyboardInterrupt:
         print("jaxad: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _leave(status: int, message: str) -> None:
+    """Ends this process; the other processes of the run, if there are any, learn why."""
+    if "jax" in sys.modules:
+        from jaxad import processes
+
+        processes.leave(status, message)
+    sys.exit(status)
 
 
 def _parse(arguments: list[str]) -> list[str]:
