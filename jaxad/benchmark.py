@@ -24,6 +24,7 @@ from jaxad.config import FREE_FIELDS, Config, check_field, fields, plain, replac
 from jaxad.errors import UserError, did_you_mean, shown
 from jaxad.report import sensitivity
 from jaxad.report.overlaps import read_overlaps
+from jaxad.run_lock import held
 from jaxad.settings import Text, checked, setting
 from jaxad.workdir import check_config, evaluation_folder, folder_name, open_workdir
 
@@ -57,6 +58,12 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
     """
     check_table(config)
     workdir = open_workdir(workdir)
+    with held(workdir):
+        return run_cells(config, workdir, mode)
+
+
+def run_cells(config: Config, workdir: Path, mode: str) -> list[sensitivity.CellResult]:
+    """`run` in a folder that is held."""
     chosen, figures = cells_of(config), figures_of(config)
     folders = model_folders(chosen, config)
     for cell in chosen:

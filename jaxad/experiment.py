@@ -21,6 +21,7 @@ from jaxad.method import Method
 from jaxad.model_run import ModelRun
 from jaxad.models import PROTOCOLS, models_of
 from jaxad.report.run import published_results, write_report
+from jaxad.run_lock import held
 from jaxad.settings import choice
 from jaxad.workdir import evaluation_folder, open_workdir
 
@@ -44,7 +45,8 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
 
     Each model has its folder below `workdir` (`jaxad.models`), and so have the results of each category. What is
     finished is kept. The results of all categories are written to `workdir` as results.json, results.md and
-    report.html.
+    report.html. One run at a time may write there; what is evaluated under a name of its own writes to its own folder,
+    and may do so beside a training.
 
     Args:
       mode: "train_and_evaluate", "train", or "evaluate" (from the checkpoints in `workdir`).
@@ -53,13 +55,21 @@ def run(config: Config, workdir: str | os.PathLike, mode: str = "train_and_evalu
       The results of every category, in order; none with mode "train".
 
     Raises:
-      UserError: anything the user can mend: config, data, disk, a checkpoint of another config.
+      UserError: anything the user can mend: config, data, disk, a checkpoint of another config, another run at work in
+        the folder.
     """
     workdir = open_workdir(workdir)
     check_settings(config)
     sharding.set_precision(config.precision)
-    runs = model_runs(config, workdir, training=mode != "evaluate")
     target = evaluation_folder(workdir, config)
+    written = [workdir] * (mode != "evaluate") + [target] * (mode != "train")
+    with held(*written):
+        return run_models(config, workdir, target, mode)
+
+
+def run_models(config: Config, workdir: Path, target: Path, mode: str) -> list[report.CategoryResult]:
+    """`run` in a folder that is held; results go to `target`."""
+    runs = model_runs(config, workdir, training=mode != "evaluate")
     results: list[report.CategoryResult] = []
     for place, model_run in enumerate(runs, 1):
         logger.info("Model %d of %d: %s", place, len(runs), model_run.model.name)

@@ -9,6 +9,7 @@ import warnings
 
 from absl import app, flags
 
+from jaxad import stopping
 from jaxad.config import checked_arguments, define_config_flag
 from jaxad.errors import UserError, in_one_line
 from jaxad.log import with_model
@@ -68,16 +69,33 @@ def show_messages() -> None:
 
 
 def run() -> None:
-    """Entry point: a UserError ends the program with its message and status 2."""
+    """Entry point: a UserError ends the program with its message and status 2, a request to stop with status 75, which
+    launch scripts take for "start me again".
+    """
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
+        stopping.catch_signals()
         app.run(main, flags_parser=_parse)
     except UserError as error:
-        print(f"jaxad: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        message = " ".join(str(error).split())
+        print(f"jaxad: error: {message}", file=sys.stderr, flush=True)
+        _leave(2, message)
+    except stopping.Stopped as stopped:
+        where = f" {stopped}" * bool(str(stopped))
+        print(f"jaxad: stopped{where}; the same command continues from there", file=sys.stderr, flush=True)
+        _leave(stopping.STATUS, "it was asked to stop")
     except KeyboardInterrupt:
         print("jaxad: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _leave(status: int, message: str) -> None:
+    """Ends this process; the other processes of the run, if there are any, learn why."""
+    if "jax" in sys.modules:
+        from jaxad import processes
+
+        processes.leave(status, message)
+    sys.exit(status)
 
 
 def _parse(arguments: list[str]) -> list[str]:

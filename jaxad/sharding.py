@@ -53,6 +53,7 @@ def start_processes(distributed: str = "auto") -> None:
         raise UserError(
             f"only {', '.join(given)} is set: a run of many processes needs {COORDINATOR}, {PROCESSES} and {PROCESS}"
         )
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from jaxad.stopping
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -299,3 +300,10 @@ def _occasion(name: str, processes: Sequence[int]) -> str:
     with _LOCK:
         _CALLS[name, *processes] += 1
         return f"jaxad/{name}/{'-'.join(map(str, processes))}/{_CALLS[name, *processes]}"
+
+
+def in_any_process(mesh: Mesh, flag: bool) -> bool:
+    """Whether `flag` holds in any of the processes that share the mesh, all of which call this."""
+    if part_of(mesh)[1] == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
-from jaxad import features, sharding
+from jaxad import features, sharding, stopping
 from jaxad.checkpoint import Checkpoints, Progress, Restored, after
 from jaxad.data.batches import (
     DeviceBatches,
@@ -112,8 +112,14 @@ def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress
             variables, progress = fit(run, stage, variables, leaves, progress)
         leaves, progress = [], after(progress, stage=index + 1, step=0, iterator=None)
         run.checkpoints.save(variables, {}, progress)
+        stopping.stop_if_requested(f"after stage {stage.name}")
         logger.info("Stage %s took %.1f s", stage.name, time.perf_counter() - started)
     return variables, progress
+
+
+def stop_now(run: Run) -> bool:
+    """Whether any process of the mesh was asked to stop; all of them ask after the same step."""
+    return sharding.in_any_process(run.mesh, stopping.requested())
 
 
 def place(run: Run, variables: Variables) -> Variables:
@@ -153,24 +159,29 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     update = jax.jit(step_of, donate_argnums=0)
     key, watch, before = run.key(progress.stage), LossWatch(stage, images, run), progress.total - progress.step
     bar = tqdm(total=total, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0)
-    for step in range(progress.step, total):
-        batch = dict(next(batches))
-        placed = sharding.put_batch(run.mesh, batch, whole=bool(batch.pop("replicated", False)))
-        state, metrics = update(state, frozen, placed, jax.random.fold_in(key, step))
-        progress = replace(progress, step=step + 1, total=before + step + 1)
-        watch.add(progress, batch["index"], metrics)
-        bar.update()
-        epoch, inside = divmod(step + 1, per_epoch)
-        measured = len(progress.metrics)
-        if not inside:
-            watch.settle()
-            progress, best = end_epoch(run, stage, state, frozen, best, progress, epoch, last=step + 1 == total)
-            if stage.patience is not None and epoch - progress.best_epoch >= stage.patience:
-                break
-        if (progress.total % run.checkpoint_every == 0 or len(progress.metrics) > measured) and step + 1 < total:
-            watch.settle()
-            now = replace(progress, iterator=batches.get_state())
-            run.checkpoints.save(state.variables(frozen), {"optimizer": state.optimizer, "best": best}, now)
+    with stopping.deferred():
+        for step in range(progress.step, total):
+            batch = dict(next(batches))
+            placed = sharding.put_batch(run.mesh, batch, whole=bool(batch.pop("replicated", False)))
+            state, metrics = update(state, frozen, placed, jax.random.fold_in(key, step))
+            progress = replace(progress, step=step + 1, total=before + step + 1)
+            watch.add(progress, batch["index"], metrics)
+            bar.update()
+            epoch, inside = divmod(step + 1, per_epoch)
+            measured = len(progress.metrics)
+            if not inside:
+                watch.settle()
+                progress, best = end_epoch(run, stage, state, frozen, best, progress, epoch, last=step + 1 == total)
+                if stage.patience is not None and epoch - progress.best_epoch >= stage.patience:
+                    break
+            stop = stop_now(run)
+            due = progress.total % run.checkpoint_every == 0 or len(progress.metrics) > measured
+            if stop or (due and step + 1 < total):
+                watch.settle()
+                now = replace(progress, iterator=batches.get_state())
+                run.checkpoints.save(state.variables(frozen), {"optimizer": state.optimizer, "best": best}, now)
+            if stop:
+                raise stopping.Stopped(f"after step {step + 1} of stage {stage.name}")
     watch.settle()
     bar.close()
     if best is not None:
@@ -264,11 +275,15 @@ def fit(run: Run, stage: Fit, variables: Variables, leaves: list, progress: Prog
     carry = sharding.put(carry, where)
     update = jax.jit(stage.update, donate_argnums=1, out_shardings=where)
     before = progress.total - progress.step
-    for step, batch in enumerate(batches, progress.step):
-        carry = update(variables, carry, batch, np.int32(step))
-        progress = replace(progress, step=step + 1, total=before + step + 1)
-        if progress.total % run.checkpoint_every == 0:
-            run.checkpoints.save(variables, carry, progress)
+    with stopping.deferred():
+        for step, batch in enumerate(batches, progress.step):
+            carry = update(variables, carry, batch, np.int32(step))
+            progress = replace(progress, step=step + 1, total=before + step + 1)
+            stop = stop_now(run)
+            if stop or progress.total % run.checkpoint_every == 0:
+                run.checkpoints.save(variables, carry, progress)
+            if stop:
+                raise stopping.Stopped(f"after step {step + 1} of stage {stage.name}")
     try:
         variables = stage.finish(variables, carry, len(images), run.key(progress.stage))
     except NotFiniteError as error:

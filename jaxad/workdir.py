@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import jax
 
-from jaxad import sharding
+from jaxad import processes, sharding
 from jaxad.config import Config, differences, fields, plain
 from jaxad.errors import UserError
 from jaxad.files import write_text
@@ -18,10 +20,10 @@ CONFIG, CATEGORIES = "config.json", "categories"
 
 
 def open_workdir(workdir: str | os.PathLike) -> Path:
-    """The folder of a run, made and tried.
+    """The folder of a run, made and tried; all processes call it.
 
     Raises:
-      UserError: nothing can be written there.
+      UserError: nothing can be written there, or the processes do not see the same folder.
     """
     path = Path(workdir).absolute()
     try:
@@ -33,7 +35,26 @@ def open_workdir(workdir: str | os.PathLike) -> Path:
         raise UserError(
             f"cannot write in the workdir {path}: {error.strerror}; name another folder with --workdir"
         ) from error
+    _check_shared(path)
     return path
+
+
+def _check_shared(path: Path) -> None:
+    def write() -> str:
+        name = f".shared-{uuid4().hex}"
+        write_text(path / name, "")
+        return name
+
+    token, here = processes.from_first("token in the workdir", write), socket.gethostname()
+    seen = (path / token).exists()
+    said = processes.from_all("workdir", f"{seen:d} {here}")
+    (path / token).unlink(missing_ok=True)
+    blind = sorted({f"{host} (process {i})" for i, (sees, host) in enumerate(map(str.split, said)) if sees == "0"})
+    if blind:
+        raise UserError(
+            f"the workdir {path} is not the same folder in all processes: {', '.join(blind)} cannot see what process 0 "
+            f"on {said[0].split()[1]} writes there; expected a --workdir that all hosts share"
+        )
 
 
 def folder_name(category: str) -> str:

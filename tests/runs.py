@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,33 @@ def start(options: list[str], devices: int = 1, **more: str) -> subprocess.Compl
 
 def kill_when(options: list[str], moment: Callable[[], bool], timeout: float = 300) -> bool:
     """Starts jaxad and kills it (SIGKILL) as soon as `moment()` holds; False where it ended before that."""
-    command = [sys.executable, "-m", "jaxad.main", *options]
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
-    end = time.monotonic() + timeout
-    try:
-        while process.poll() is None and time.monotonic() < end:
-            if moment():
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return True
-            time.sleep(0.002)
-        return False
-    finally:
-        process.kill()
-        process.wait()
+    return signal_when(options, moment, signal.SIGKILL, timeout=timeout).returncode == -signal.SIGKILL
+
+
+def signal_when(
+    options: list[str],
+    moment: Callable[[], bool],
+    *signals: int,
+    timeout: float = 300,
+    command: Sequence[str | Path] = (sys.executable, "-m", "jaxad.main"),
+    **more: str,
+) -> subprocess.CompletedProcess[str]:
+    """Starts jaxad, sends it signals one after the other as soon as `moment()` holds, and waits for its end."""
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            [*command, *options], env=environment(**more), stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT
+        )
+        end = time.monotonic() + timeout
+        try:
+            while process.poll() is None and time.monotonic() < end:
+                if moment():
+                    for number in signals:
+                        process.send_signal(number)
+                        time.sleep(0.1)
+                    process.wait(max(end - time.monotonic(), 1))
+                time.sleep(0.002)
+        finally:
+            process.kill()
+            process.wait()
+        stderr.seek(0)
+        return subprocess.CompletedProcess(process.args, process.returncode, "", stderr.read())

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -79,6 +80,39 @@ def test_resume_after_kill_gives_the_same_parameters(method, photographs, data_d
     done = runs.start(command)
     assert done.returncode == 0, done.stderr
     assert final(tmp_path) == uninterrupted(method)
+
+
+def steps_saved(workdir):
+    return sorted(int(p.name.removeprefix("step_")) for p in (workdir / "parts" / "checkpoints").glob("step_*"))
+
+
+def logged(workdir):
+    """Steps of the records in the log, oldest first."""
+    file = workdir / "parts" / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in file.read_text().splitlines() if line] if file.exists() else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_asked_to_stop_saves_at_the_step_where_it_is_and_goes_on_from_there(
+    number, photographs, data_dir, tmp_path, uninterrupted
+):
+    command = options("radl", photographs, tmp_path, data_dir, **{"checkpoint.every_steps": 1000})
+    stopped = runs.signal_when(command, lambda: len(logged(tmp_path)) >= 2, number)
+    assert stopped.returncode == 75, stopped.stderr
+    (saved,) = steps_saved(tmp_path)
+    assert saved >= 2
+    assert f"jaxad: stopped after step {saved} of stage discriminator; the same command continues" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    done = runs.start(command)
+    assert done.returncode == 0, done.stderr
+    assert f"Resuming stage 1 after batch {saved}" in done.stderr
+    assert final(tmp_path) == uninterrupted("radl")
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_checkpoint(photographs, data_dir, tmp_path):
+    command = options("radl", photographs, tmp_path, data_dir, **{"checkpoint.every_steps": 1000, "train.epochs": 500})
+    stopped = runs.signal_when(command, lambda: len(logged(tmp_path)) >= 2, signal.SIGINT, signal.SIGINT)
+    assert stopped.returncode in (75, 130), stopped.stderr  # 75: the checkpoint was written before the second one came
 
 
 def test_the_log_of_a_resumed_run_has_every_step_once(photographs, data_dir, tmp_path):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import sharding, training
+from jaxad import sharding, stopping, training
 from jaxad.checkpoint import Checkpoints, Progress, Restored
 from jaxad.errors import UserError
 from jaxad.log import MetricLog
@@ -309,3 +309,52 @@ def test_the_monitor_sees_prepared_images_with_the_same_draws_each_time(tmp_path
     training.run_stages(run(stage(epochs=3, prepare=noisy, monitor=monitor), tmp_path), None)
     assert len(seen) == 3
     np.testing.assert_array_equal(seen[0], seen[2])
+
+
+class AskToStop(Images):
+    """Asks the run to stop when image `at` is read."""
+
+    def __init__(self, count: int, at: int):
+        super().__init__(count)
+        self.at = at
+
+    def __getitem__(self, i):
+        if i == self.at:
+            stopping.request()
+        return super().__getitem__(i)
+
+
+@pytest.fixture
+def not_asked(monkeypatch):
+    """Forgets that a stop was asked for: now, and again whenever it is called."""
+
+    def forget():
+        monkeypatch.setattr(stopping, "_state", stopping._State())
+
+    forget()
+    return forget
+
+
+@pytest.mark.parametrize(("data", "stopped_in"), [("auxiliary", "mean"), ("train", "sum")])
+def test_a_stop_is_saved_at_the_next_step_and_goes_on_to_the_same_state(data, stopped_in, tmp_path, not_asked):
+    train, plain = stage(data="auxiliary"), {"auxiliary": Images(10), "train": Images(40)}
+    whole, progress = training.run_stages(run(train, tmp_path / "whole", splits=plain), None)
+    asking = run(train, tmp_path / "stopped", splits={**plain, data: AskToStop(len(plain[data]), at=6)})
+    with pytest.raises(stopping.Stopped, match=f"after step . of stage {stopped_in}"):
+        training.run_stages(asking, None)
+    not_asked()
+    again = run(train, tmp_path / "stopped", splits=plain)
+    restored = again.checkpoints.restore()
+    assert restored is not None
+    assert restored.progress.step > 0
+    resumed, after = training.run_stages(again, restored)
+    assert after.total == progress.total
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+def test_nothing_is_begun_after_a_stop_was_asked_for(tmp_path, not_asked):
+    stopping.request()
+    asked = run(stage(), tmp_path)
+    with pytest.raises(stopping.Stopped):
+        training.run_stages(asked, None)
+    assert asked.checkpoints.steps() == []

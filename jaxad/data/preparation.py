@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxad import processes
 from jaxad.errors import UserError, did_you_mean
 from jaxad.files import locked
 
@@ -29,7 +30,8 @@ def prepare(
 ) -> dict[str, "PhotographBuilder"]:
     """The builders of the requested categories, with their data prepared, now or by an earlier run.
 
-    Processes that ask for the same category at the same time wait for the first of them, and reuse its work.
+    Processes that ask for the same category at the same time wait for the first of them, and reuse its work. The
+    processes of one run wait for process 0, since locks on files do not reach other hosts.
 
     Args:
       name: the data set, one of `dataset_names()`, or several joined by "+".
@@ -50,11 +52,18 @@ def prepare(
     builders = _builders(name, category, root, path)
     if manual_dir and not Path(manual_dir).expanduser().is_dir():
         raise UserError(f"config.dataset.manual_dir is {manual_dir!r}, which is not a folder")
-    for builder in builders.values():
-        if Path(builder.data_dir).is_dir():  # TFDS renames a folder to this name when it is complete
-            _reuse(builder)
-        else:
-            _prepare(builder, manual_dir)
+
+    def make() -> str:
+        for builder in builders.values():
+            if Path(builder.data_dir).is_dir():  # TFDS renames a folder to this name when it is complete
+                _reuse(builder)
+            else:
+                _prepare(builder, manual_dir)
+        return ""
+
+    processes.from_first("prepare the data", make)
+    if processes.index() > 0:
+        make()  # finds the data; a host with a disk of its own makes its own
     return builders
 
 
