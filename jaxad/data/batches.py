@@ -294,8 +294,8 @@ class _Items:
     def __len__(self) -> int:
         return len(self.batches) * self.batches.largest
 
-    def __getitem__(self, position: int) -> Item | None:
-        step, nth = divmod(position, self.batches.largest)
+    def __getitem__(self, index: int) -> Item | None:
+        step, nth = divmod(index, self.batches.largest)
         places = self.batches.places(step)
         return self.batches.item(step, places[nth]) if nth < len(places) else None
 
