@@ -3,7 +3,7 @@
 import functools
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from jaxad import sharding
 from jaxad.data.batches import TRUTH, DeviceBatches, Prepare
 from jaxad.errors import UserError
-from jaxad.method import WITH_MASKS, Images, Item, Train, Variables
+from jaxad.method import WITH_MASKS, Batch, Images, Item, Train, Variables
 from jaxad.prediction import Seen
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,17 @@ class FeatureImages:
 
 
 def cached(
-    stage: Train, variables: Variables, batches: DeviceBatches, budget: tuple[float, float], folder: Path
+    stage: Train,
+    compute: Callable[[Variables, Batch], Any],
+    variables: Variables,
+    batches: DeviceBatches,
+    budget: tuple[float, float],
+    folder: Path,
 ) -> FeatureImages | None:
     """The images with the features of the stage; None where these do not fit, so that every step has to compute them.
 
     Args:
+      compute: `stage.features`, jitted.
       batches: all images, in order.
       budget: bytes in memory and on disk.
       folder: where features go that do not fit in memory; their file goes with the last reference to it.
@@ -61,8 +67,7 @@ def cached(
     Raises:
       UserError: a feature is not finite; the message names the image.
     """
-    assert stage.features is not None
-    compute, images, rows = jax.jit(stage.features), batches.images, batches.rows
+    images, rows = batches.images, batches.rows
     left_out = ("image", *(() if stage.data in WITH_MASKS else TRUTH))
     facts = Seen(len(images), rows, tuple(name for name in images[0] if name not in left_out), batches.mesh)
     features, done = None, 0

@@ -1,81 +1,11 @@
-"""What a run says while it goes: numbers as JSON lines and TensorBoard event files (without TensorFlow), messages and
-progress bars, which stay readable when several models are trained side by side.
-"""
+"""The numbers of a run: one JSON line per record, and TensorBoard event files (without TensorFlow)."""
 
-import contextlib
-import contextvars
 import json
-import logging
 import math
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
-
-logger = logging.getLogger(__name__)
-
-_model: contextvars.ContextVar[str] = contextvars.ContextVar("model", default="")
-
-SECONDS_BETWEEN_LINES = 30.0  # of the progress of one of several models
-
-
-@contextlib.contextmanager
-def one_of_several(model: str) -> Iterator[None]:
-    """Marks what this thread says as that of one of several models at work: its messages begin with the model's name,
-    and its progress is told in lines, since bars would overwrite each other.
-    """
-    token = _model.set(model)
-    try:
-        yield
-    finally:
-        _model.reset(token)
-
-
-def with_model(record: logging.LogRecord) -> bool:
-    """A filter for handlers: puts the name of the model at work before the message."""
-    if _model.get():
-        record.msg = f"[{_model.get()}] {record.msg}"
-    return True
-
-
-class Progress:
-    """How far a piece of work has come: a bar; or lines, for one of several models.
-
-    Args:
-      total, initial: units in all, and done before.
-      title: what the work is.
-      shown: whether anything is shown.
-    """
-
-    def __init__(self, total: int, title: str, unit: str, initial: int = 0, shown: bool = True):
-        lines = shown and bool(_model.get())
-        self.bar = tqdm(total=total, initial=initial, desc=title, unit=unit, disable=lines or not shown)
-        self.total, self.title, self.done, self.lines = total, title, initial, lines
-        self.told = time.monotonic()
-
-    def update(self, count: int = 1) -> None:
-        """Counts `count` more units."""
-        self.done += count
-        self.bar.update(count)
-        if self.lines and time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
-            self.told = time.monotonic()
-            logger.info("%s: %d of %d", self.title, self.done, self.total)
-
-    def over(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items, each counted once the next one is asked for."""
-        with self:
-            for item in items:
-                yield item
-                self.update()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
 
 
 class MetricLog:

@@ -12,7 +12,6 @@ from absl import app, flags
 from jaxad import stopping
 from jaxad.config import checked_arguments, define_config_flag
 from jaxad.errors import UserError, in_one_line
-from jaxad.log import with_model
 
 MODES = ("train_and_evaluate", "train", "evaluate", "predict")
 
@@ -62,8 +61,6 @@ def main(arguments: list[str]) -> None:
 def show_messages() -> None:
     """jaxad's own messages from INFO on, those of the libraries below it from WARNING on, Orbax's from ERROR on."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(with_model)
     logging.getLogger("jaxad").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
 

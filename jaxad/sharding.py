@@ -121,11 +121,6 @@ def part_of(mesh: Mesh) -> tuple[int, int]:
     return processes.index(jax.process_index()), len(processes)
 
 
-def leads(mesh: Mesh) -> bool:
-    """Whether this process is the one that writes files and shows progress for the work on this mesh."""
-    return part_of(mesh)[0] == 0
-
-
 def gather_rows(mesh: Mesh, rows: np.ndarray, batch: int) -> np.ndarray:
     """The rows of all processes of the mesh, each of which read its own part of every batch of `batch` rows, in global
     order.
@@ -136,26 +131,6 @@ def gather_rows(mesh: Mesh, rows: np.ndarray, batch: int) -> np.ndarray:
     parts = to_host(put_batch(mesh, {"rows": rows}))["rows"]
     cut = parts.reshape(count, -1, batch // count, *rows.shape[1:])
     return cut.swapaxes(0, 1).reshape(-1, *rows.shape[1:])
-
-
-def model_meshes(devices_per_model: int) -> list[Mesh]:
-    """The meshes on which this process trains one-class models side by side, each of `devices_per_model` devices.
-
-    With 0, one mesh of all devices of the run, on which all processes work together.
-
-    Raises:
-      UserError: the number does not divide that of the process's devices.
-    """
-    own = jax.local_devices()
-    if not devices_per_model:
-        return [make_mesh()]
-    if devices_per_model < 0 or len(own) % devices_per_model:
-        raise UserError(
-            f"config.mesh.devices_per_model is {devices_per_model}; expected a number that divides the {len(own)} "
-            "devices of a process, or 0 for all devices of the run"
-        )
-    groups = [own[first : first + devices_per_model] for first in range(0, len(own), devices_per_model)]
-    return [make_mesh(devices=group) for group in groups]
 
 
 def make_mesh(model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:

@@ -103,7 +103,7 @@ def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress
         logger.info("Resuming stage %d after batch %d from %s", progress.stage + 1, progress.step, folder)
         run.log.rewind(progress.total)
     variables, leaves, progress = restored
-    variables, stages = place(run, variables), run.method.stages()
+    variables, stages = place(run, variables), programs(run.method).stages
     for index in range(progress.stage, len(stages)):
         stage, started = stages[index], time.perf_counter()
         if isinstance(stage, Train):
@@ -120,6 +120,47 @@ def run_stages(run: Run, restored: Restored | None) -> tuple[Variables, Progress
 def stop_now(run: Run) -> bool:
     """Whether any process of the mesh was asked to stop; all of them ask after the same step."""
     return sharding.in_any_process(run.mesh, stopping.requested())
+
+
+class Programs:
+    """The jitted programs of a method's stages; models of the same method share them, whatever their images are.
+
+    Attributes:
+      stages: of the method.
+    """
+
+    def __init__(self, method: Method):
+        self.method, self.stages = method, tuple(method.stages())
+        self._kept: dict[Any, Callable[..., Any]] = {}
+
+    def features(self, index: int, features: Callable[..., Any]) -> Callable[..., Any]:
+        """`features` of the `Train` stage number `index`."""
+        return self._keep(("features", index), lambda: jax.jit(features))
+
+    def step(self, index: int, stage: Train, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+        """`training_step` of the stage number `index`; the state before the step is donated.
+
+        Args:
+          optimizer: of the stage, for any number of steps: what depends on this number is in the optimizer's state.
+        """
+        step = functools.partial(training_step, stage, optimizer, self.method.normalization)
+        return self._keep(("step", index), lambda: jax.jit(step, donate_argnums=0))
+
+    def batch_of_pass(self, index: int, stage: Fit, where: Any) -> Callable[..., Any]:
+        """`update` of the stage number `index`; the carry is donated, and the new one lives where `where` says."""
+        key = ("pass", index, tuple(jax.tree.leaves(where)), jax.tree.structure(where))
+        return self._keep(key, lambda: jax.jit(stage.update, donate_argnums=1, out_shardings=where))
+
+    def _keep(self, key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+@functools.lru_cache(maxsize=16)
+def programs(method: Method) -> Programs:
+    """The programs of a method, the same for equal methods."""
+    return Programs(method)
 
 
 def place(run: Run, variables: Variables) -> Variables:
@@ -144,7 +185,8 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     iterated = stage
     if stage.features is not None:
         every = run.batches(images, progress=f"{stage.name}: features")
-        cached = features.cached(stage, variables, every, run.feature_bytes, run.workdir / "features")
+        compute = programs(run.method).features(progress.stage, stage.features)
+        cached = features.cached(stage, compute, variables, every, run.feature_bytes, run.workdir / "features")
         if stage.prepare is not None:
             prepare = features.with_plain(stage.prepare) if cached is None else cached.prepared(stage.prepare)
             iterated = replace(stage, prepare=prepare)
@@ -155,8 +197,7 @@ def train(run: Run, stage: Train, variables: Variables, leaves: list, progress: 
     state, frozen, best = begin(run, stage, optimizer, variables, leaves, progress)
     if progress.iterator is not None:
         batches.set_state(progress.iterator)
-    step_of = functools.partial(training_step, stage, optimizer, run.method.normalization)
-    update = jax.jit(step_of, donate_argnums=0)
+    update = programs(run.method).step(progress.stage, stage, optimizer)
     key, watch, before = run.key(progress.stage), LossWatch(stage, images, run), progress.total - progress.step
     bar = tqdm(total=total, initial=progress.step, desc=stage.name, unit="batch", disable=jax.process_index() > 0)
     with stopping.deferred():
@@ -273,7 +314,7 @@ def fit(run: Run, stage: Fit, variables: Variables, leaves: list, progress: Prog
         carry = with_leaves(carry, leaves, stage.name)
     where = sharding.shardings(run.mesh, carry, run.method.partition, prefix="carry")
     carry = sharding.put(carry, where)
-    update = jax.jit(stage.update, donate_argnums=1, out_shardings=where)
+    update = programs(run.method).batch_of_pass(progress.stage, stage, where)
     before = progress.total - progress.step
     with stopping.deferred():
         for step, batch in enumerate(batches, progress.step):

@@ -358,3 +358,28 @@ def test_nothing_is_begun_after_a_stop_was_asked_for(tmp_path, not_asked):
     with pytest.raises(stopping.Stopped):
         training.run_stages(asked, None)
     assert asked.checkpoints.steps() == []
+
+
+def test_models_of_one_method_share_its_programs_whatever_their_numbers_of_images(tmp_path):
+    traced = []
+
+    def counted(variables, batch, key):
+        traced.append("loss")
+        return loss(variables, batch, key)
+
+    def counted_features(variables, batch):
+        traced.append("features")
+        return features(variables, batch)
+
+    given = stage(drop_last=True, features=counted_features)
+    train = dataclasses.replace(given, loss=counted, optimizer=lambda steps: adam(step_decay(0.1, at=0.5), steps))
+    found = {}
+    for count in (8, 13, 22):
+        found[count], _ = training.run_stages(run(train, tmp_path / f"{count}", count=count), None)
+        if len(found) == 1:
+            first = list(traced)
+    assert {"loss", "features"} <= set(first)
+    assert traced == first
+    # the rate drops halfway through each model's own steps, although the program was made for another number of them
+    rates = [record["mean/learning_rate"] for record in records(tmp_path / "22")]
+    assert [round(rate, 6) for rate in rates] == [0.1] * 8 + [0.01] * 7

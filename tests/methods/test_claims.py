@@ -15,7 +15,9 @@ import jaxad
 from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
 from jaxad.experiment import create_method
+from jaxad.method import Train
 from jaxad.models import models_of
+from jaxad.trees import split_by_path
 from tests import runs
 
 UNIAD = {"backbone.taps": ("layer1", "layer2", "layer3"), "model.width": 16, "model.heads": 2, "model.feedforward": 16}
@@ -146,6 +148,20 @@ def test_predictions_do_not_depend_on_batch_mates_or_batch_size(whole):
     by_id = dict(zip(whole.results[0].ids, whole.results[0].scores, strict=True))
     scores = [by_id[str(Path(p.path).relative_to(whole.photographs))] for p in together]
     np.testing.assert_allclose([p.score for p in together], scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_program_of_an_update_does_not_depend_on_the_number_of_steps(whole):
+    method = create_method(whole.config(), CATEGORIES)
+    params = jax.eval_shape(method.init, jax.random.key(0)).get("params", {})
+    for stage in method.stages():
+        if isinstance(stage, Train):
+            trained, _ = split_by_path(params, stage.trainable)
+            programs = []
+            for steps in (218, 250):
+                optimizer = stage.optimizer(steps)
+                state = jax.eval_shape(optimizer.init, trained)
+                programs.append(jax.jit(optimizer.update).lower(trained, state, trained).as_text())
+            assert programs[0] == programs[1]
 
 
 def test_a_wrong_value_of_any_setting_names_its_field(whole):
