@@ -15,7 +15,7 @@ from jaxad.errors import UserError
 
 _SLICE_MS = 2_000  # of a wait: in between, signals and ended processes are seen
 _LEAVE_MS = 10_000
-_ENDED = "jaxad.ended"
+_ENDED = "run ended"
 _uses: collections.Counter[str] = collections.Counter()
 
 
@@ -77,7 +77,7 @@ def leave(status: int, message: str) -> None:
         sys.stderr.flush()
         try:
             _set(f"{_ENDED}/{index()}", message)
-            _client().wait_at_barrier("jaxad.leave", _LEAVE_MS)
+            _client().wait_at_barrier("leave run", _LEAVE_MS)
         except jax.errors.JaxRuntimeError:  # some do not come
             pass
         os._exit(status)
