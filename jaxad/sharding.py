@@ -1,11 +1,9 @@
 """The mesh, where arrays live on it, and runs of many processes: one code path for a CPU, eight GPUs and a TPU pod."""
 
-import collections
 import json
 import logging
 import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxad import processes
 from jaxad.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,9 +27,6 @@ CLUSTER_MARKS = (
     "JOB_COMPLETION_INDEX",
     "OMPI_COMM_WORLD_SIZE",
 )
-_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
-_CALLS: collections.Counter = collections.Counter()
-_LOCK = threading.Lock()
 
 
 def start_processes(distributed: str = "auto") -> None:
@@ -76,49 +71,14 @@ def _in_cluster() -> bool:
     )
 
 
-def processes_of_this_host() -> int:
-    """How many processes of the run share this machine, as far as is known: all of a local launch, else this one."""
-    host, _, _ = os.environ.get(COORDINATOR, "").rpartition(":")
-    return int(os.environ.get(PROCESSES, 1)) if host in ("127.0.0.1", "localhost", "[::1]") else 1
-
-
-def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
-    """Keeps compiled programs between runs, by default in $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxad/xla."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") and directory is None:
-        return
-    path = Path(directory or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxad" / "xla")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        logger.warning("No compilation cache: %s", error)
-        return
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def set_precision(precision: str) -> None:
-    """Sets how exact products of float32 arrays are in this process, on devices that can trade exactness for speed.
-
-    Args:
-      precision: `config.precision`: "highest" is float32, "high" TF32 or three passes of bfloat16, "default" the
-        platform's fastest.
-    """
-    jax.config.update("jax_default_matmul_precision", precision)
-
-
-def processes_of(mesh: Mesh) -> list[int]:
-    """The processes that own devices of the mesh, in the order of their devices along "data"."""
-    return list(dict.fromkeys(device.process_index for device in mesh.devices.flat))
-
-
 def part_of(mesh: Mesh) -> tuple[int, int]:
     """This process's place among the processes that own devices of the mesh, and their number.
 
     Raises:
       ValueError: it owns none.
     """
-    processes = processes_of(mesh)
-    return processes.index(jax.process_index()), len(processes)
+    owners = list(dict.fromkeys(device.process_index for device in mesh.devices.flat))
+    return owners.index(jax.process_index()), len(owners)
 
 
 def gather_rows(mesh: Mesh, rows: np.ndarray, batch: int) -> np.ndarray:
@@ -244,37 +204,26 @@ def to_host(tree: Any) -> Any:
 
 
 def wait_for_all(name: str, mesh: Mesh | None = None) -> None:
-    """Returns once every process of the mesh (of the run, without one) has got here.
+    """Returns once every process of the mesh (of the run, without one) has got here, however long that takes.
 
-    It may take as long as it will: unlike a collective of the devices, waiting here never runs out of time.
+    Args:
+      mesh: of this process alone, or of all processes.
+
+    Raises:
+      UserError: another process ended.
     """
-    processes = list(range(jax.process_count())) if mesh is None else processes_of(mesh)
-    if len(processes) > 1:
-        _coordinator().wait_at_barrier(_occasion(name, processes), _WEEK, processes)
+    if mesh is None or part_of(mesh)[1] > 1:
+        processes.from_all(name, "")
 
 
 def from_first(value: Any, name: str, mesh: Mesh) -> Any:
-    """The value that the first process of the mesh gives, in all of them; it is passed on as JSON."""
-    index, count = part_of(mesh)
-    if count == 1:
+    """The value that the first process of the mesh gives, in all of them; it is passed on as JSON.
+
+    Arguments and errors as in `wait_for_all`.
+    """
+    if part_of(mesh)[1] == 1:
         return value
-    key = _occasion(name, processes_of(mesh))
-    if index == 0:
-        _coordinator().key_value_set(key, json.dumps(value))
-        return value
-    return json.loads(_coordinator().blocking_key_value_get(key, _WEEK))
-
-
-def _coordinator() -> Any:
-    """The client of the service through which processes find each other."""
-    return distributed.global_state.client
-
-
-def _occasion(name: str, processes: Sequence[int]) -> str:
-    """A key that no other call has had, the same in all the processes, which come here in the same order."""
-    with _LOCK:
-        _CALLS[name, *processes] += 1
-        return f"jaxad/{name}/{'-'.join(map(str, processes))}/{_CALLS[name, *processes]}"
+    return json.loads(processes.from_first(name, lambda: json.dumps(value)))
 
 
 def in_any_process(mesh: Mesh, flag: bool) -> bool:

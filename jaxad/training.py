@@ -135,7 +135,7 @@ class Programs:
 
     def features(self, index: int, features: Callable[..., Any]) -> Callable[..., Any]:
         """`features` of the `Train` stage number `index`."""
-        return self._keep(("features", index), lambda: jax.jit(features))
+        return self._kept.setdefault(("features", index), jax.jit(features))
 
     def step(self, index: int, stage: Train, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
         """`training_step` of the stage number `index`; the state before the step is donated.
@@ -144,17 +144,12 @@ class Programs:
           optimizer: of the stage, for any number of steps: what depends on this number is in the optimizer's state.
         """
         step = functools.partial(training_step, stage, optimizer, self.method.normalization)
-        return self._keep(("step", index), lambda: jax.jit(step, donate_argnums=0))
+        return self._kept.setdefault(("step", index), jax.jit(step, donate_argnums=0))
 
     def batch_of_pass(self, index: int, stage: Fit, where: Any) -> Callable[..., Any]:
         """`update` of the stage number `index`; the carry is donated, and the new one lives where `where` says."""
         key = ("pass", index, tuple(jax.tree.leaves(where)), jax.tree.structure(where))
-        return self._keep(key, lambda: jax.jit(stage.update, donate_argnums=1, out_shardings=where))
-
-    def _keep(self, key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+        return self._kept.setdefault(key, jax.jit(stage.update, donate_argnums=1, out_shardings=where))
 
 
 @functools.lru_cache(maxsize=16)
