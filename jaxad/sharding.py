@@ -71,6 +71,36 @@ def _in_cluster() -> bool:
     )
 
 
+def processes_of_this_host() -> int:
+    """How many processes of the run share this machine, as far as is known: all of a local launch, else this one."""
+    host, _, _ = os.environ.get(COORDINATOR, "").rpartition(":")
+    return int(os.environ.get(PROCESSES, 1)) if host in ("127.0.0.1", "localhost", "[::1]") else 1
+
+
+def use_compilation_cache(directory: str | os.PathLike | None = None) -> None:
+    """Keeps compiled programs between runs, by default in $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxad/xla."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") and directory is None:
+        return
+    path = Path(directory or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxad" / "xla")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("No compilation cache: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def set_precision(precision: str) -> None:
+    """Sets how exact products of float32 arrays are in this process, on devices that can trade exactness for speed.
+
+    Args:
+      precision: `config.precision`: "highest" is float32, "high" TF32 or three passes of bfloat16, "default" the
+        platform's fastest.
+    """
+    jax.config.update("jax_default_matmul_precision", precision)
+
+
 def part_of(mesh: Mesh) -> tuple[int, int]:
     """This process's place among the processes that own devices of the mesh, and their number.
 
